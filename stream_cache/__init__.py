@@ -1,0 +1,1 @@
+"""The latest metadata of every IoT device: from Kafka to Redis, and out over HTTP."""
