@@ -1,0 +1,188 @@
+"""Wires everything together: `create_app(settings)`, and the app that `faust -A stream_cache.app worker` finds.
+
+    Kafka -> batching -> decode -> window -> flush -> store -> Redis
+    HTTP  -> web -> views -> store -> Redis
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import faust
+import mode.loop
+from faust.types import StreamT
+
+from stream_cache import views
+from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
+from stream_cache.dead_letters import DeadLetters
+from stream_cache.decode import decode_chunk
+from stream_cache.errors import UnflushedReadings, WrongSetting
+from stream_cache.flush import Flusher
+from stream_cache.health import Health
+from stream_cache.metrics import Metrics
+from stream_cache.prune import Pruner
+from stream_cache.settings import Settings
+from stream_cache.store import Store
+from stream_cache.web import WebServer, application_options
+from stream_cache.window import ChangelogFreeTable, ChangelogFreeTableManager, Window
+from stream_cache.worker import Worker
+
+#: Longer than any outage of Redis to be ridden out: a worker that waits for Redis fetches nothing, and stays a member.
+_MAX_POLL_INTERVAL_S = 7 * 86400.0
+#: Records of one fetch, so of one chunk: decoding them holds the event loop for 3 to 7 ms.
+_MAX_RECORDS_PER_FETCH = 2000
+#: Chunks between the consumer and the agent.
+_MAX_CHUNKS_QUEUED = 8
+
+
+class StreamCache(faust.App):
+    """The Faust app, and the parts it is made of."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        super().__init__(settings.kafka_consumer_group_id, **_faust_settings(settings), env=environ)
+        self.metrics = Metrics()
+        self.store = Store.from_settings(settings)
+        self.dead_letters = DeadLetters(
+            self._send_error_record, settings.kafka_validated_data_topic, settings.error_original_max_bytes, self.metrics
+        )
+        self.window = Window(self, settings.flush_interval_s)
+        self.flusher = Flusher(
+            self.window,
+            self.store,
+            self.dead_letters.tell,
+            self.metrics,
+            interval_s=settings.flush_interval_s,
+            max_unacked=settings.max_unacked_readings,
+        )
+        self.pruner = Pruner(self.store, self.metrics, interval_s=settings.prune_interval_s)
+        self.health = Health(self)
+        self.agent(
+            self.topic(settings.kafka_validated_data_topic, schema=ChunkSchema()),
+            name="latest_per_device",
+            concurrency=1,  # chunks of a partition are taken in order
+            supervisor_strategy=mode.CrashingSupervisor,  # a fault here is no record's: exit, nothing is lost
+        )(self._keep_latest)
+        for blueprint in (views.devices, views.health, views.metrics):
+            self.web.blueprints.add("", blueprint)
+
+    @property
+    def has_joined_group(self) -> bool:
+        """Whether the worker is a member of its group and does its share; a spare without partitions too."""
+        return self._assignment is not None and not self.rebalancing
+
+    async def _keep_latest(self, stream: StreamT[Chunk]) -> None:
+        """The agent: keeps the latest reading per device of what it takes, and acks nothing. The flusher does."""
+        async for event in stream.noack().events():
+            await self.flusher.wait_for_room()
+            chunk, partition = event.value, event.message.partition
+            decoded = decode_chunk(chunk.records, self.settings.max_clock_skew_s)
+            self.metrics.decoded(decoded)
+            if decoded.readings or decoded.tombstones:
+                self.window.add(partition, decoded.readings, decoded.tombstones)
+            told = self.dead_letters.tell(decoded.bad) if decoded.bad else None
+            self.flusher.take(event.ack, len(chunk.records), told, is_caught_up=chunk.is_caught_up)
+
+    async def _drain(self) -> None:
+        is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)
+        if not is_flushed and self.should_stop:
+            await self.crash(
+                UnflushedReadings(f"{self.flusher.unacked_count} records are not in Redis; they are read again")
+            )
+
+    async def _send_error_record(self, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Any:
+        return await self.producer.send(self.settings.kafka_error_topic, key, value, None, None, headers)
+
+    async def on_first_start(self) -> None:
+        """Start the parts that live. Faust makes a data directory here; we keep nothing on disk."""
+        await self.add_runtime_dependency(self.flusher)
+        await self.add_runtime_dependency(self.pruner)
+
+    async def on_shutdown(self) -> None:
+        """Close Redis, last of all."""
+        await self.store.close()
+        await super().on_shutdown()
+
+    def on_webserver_init(self, web: Any) -> None:
+        """Connect the server's errors to the metrics."""
+        web.web_app["on_store_unavailable"] = self.metrics.lookup_failed
+
+    def _new_transport(self) -> ChunkTransport:
+        return ChunkTransport(
+            self.conf.broker_consumer,
+            self,
+            poll_timeout_s=self.settings.kafka_consumer_poll_timeout_s,
+            drain=self._drain,
+        )
+
+    def _new_web(self) -> WebServer:
+        return WebServer(self)
+
+
+def _faust_settings(settings: Settings) -> dict[str, Any]:
+    """Return Faust's settings that ours decide, and those that the design needs."""
+    return {
+        "env_prefix": "FAUST_",
+        "broker": [f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        "broker_commit_interval": settings.commit_interval_s,
+        "broker_session_timeout": settings.kafka_session_timeout_s,
+        "broker_heartbeat_interval": settings.kafka_session_timeout_s / 4,
+        "broker_max_poll_interval": _MAX_POLL_INTERVAL_S,
+        "broker_max_poll_records": _MAX_RECORDS_PER_FETCH,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_group_instance_id": settings.kafka_group_instance_id or None,
+        "consumer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
+        "processing_guarantee": "at_least_once",
+        "producer_acks": -1,
+        "producer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
+        "producer_max_request_size": max(1_000_000, 2 * settings.error_original_max_bytes),
+        "producer_request_timeout": 10.0,
+        "stream_buffer_maxsize": _MAX_CHUNKS_QUEUED,
+        "stream_wait_empty": True,
+        "store": "memory://",
+        "cache": "memory://",
+        "topic_allow_declare": False,  # topics are the operator's: a typing error must not make new ones
+        "topic_disable_leader": True,
+        "web_enabled": True,
+        "web_bind": settings.web_bind,
+        "web_port": settings.web_port,
+        "web_in_thread": False,
+        "web_application_options": application_options(),
+        "Table": ChangelogFreeTable,
+        "TableManager": ChangelogFreeTableManager,
+        "Worker": Worker,
+    }
+
+
+def _refuse_contradictions(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Refuse a variable of Faust's that says other than ours. Raises: WrongSetting."""
+    ours, app_id = _faust_settings(settings), settings.kafka_consumer_group_id
+    asked = faust.Settings(app_id, **ours, env=environ)
+    decided = faust.Settings(app_id, **ours, env={})
+    for name, setting in faust.Settings.SETTINGS.items():
+        variable = f"FAUST_{setting.env_name}"
+        if name in ours and variable in environ and getattr(asked, name) != getattr(decided, name):
+            raise WrongSetting(variable, None, "nothing: the service's own settings decide this")
+
+
+def create_app(environ: Mapping[str, str]) -> StreamCache:
+    """Build the app that an environment asks for. Raises: WrongSetting."""
+    settings = Settings.from_env(environ)
+    _refuse_contradictions(settings, environ)
+    return StreamCache(settings, environ)
+
+
+def _app_of_this_process() -> StreamCache:
+    if importlib.util.find_spec("uvloop"):
+        mode.loop.use("uvloop")
+    try:
+        return create_app(os.environ)
+    except WrongSetting as error:
+        sys.exit(str(error))
+
+
+app = _app_of_this_process()

@@ -1,0 +1,200 @@
+"""Chunks of records through Faust: the only module that knows Faust's inside.
+
+Faust pays its price per event (100-200 µs); here an event is a whole chunk: the records that one fetch brought of one
+partition. The agent gets it as it is, and acks it once, after the flush.
+
+Read against faust-streaming 0.15.3 and aiokafka 0.14; `tests/unit/test_batching.py` holds what is relied upon. Where
+it leaves Faust's path:
+
+* `Consumer` keeps acks and gaps offset by offset, in lists and interval trees, and `_add_gap` marks one offset too
+  many (faust-streaming/faust#282; #378 and #606 are its kin), after which one message per commit interval is
+  committed. Chunks arrive in order, so `ChunkConsumer` needs only their queue: what may be committed ends where the
+  first unacked chunk begins. Offsets that never arrive (compacted, aborted, transaction markers) lie within a chunk.
+* `wait_empty` waits without limit, on a rebalance too. Here it is the app's `drain`, which has one.
+* The fetch's time limit and `read_committed` can't be set otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import faust
+import msgspec
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, AppT, Message
+from faust.types.tuples import ConsumerMessage
+
+from stream_cache.models import SourceRecord
+
+if TYPE_CHECKING:
+    import aiokafka
+
+
+class Chunk(msgspec.Struct):
+    """Records of one partition that one fetch brought, in offset order.
+
+    `records` may be empty: where the log holds only transaction markers or aborted records, the offset moves on.
+    `next_offset` is the one after the last that was read; `is_caught_up` says that no assigned partition is known to
+    hold more.
+    """
+
+    records: Sequence[SourceRecord]
+    next_offset: int
+    is_caught_up: bool
+
+
+class ChunkSchema(faust.Schema):
+    """Hands a chunk to the agent as it is: nothing for Faust to decode, and so nothing to fail or to ack on its own."""
+
+    def loads_key(self, app: AppT[Any], message: Message, **_: Any) -> Any:
+        """A chunk has no key: each of its records has its own."""
+
+    def loads_value(self, app: AppT[Any], message: Message, **_: Any) -> Any:
+        """Return the chunk."""
+        return message.value
+
+
+class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
+    """Fetches in a thread of its own, and hands over one chunk per partition."""
+
+    consumer: ChunkConsumer
+    #: Where the chunks handed over so far end. Read and written in this thread only.
+    _handed_over: dict[TP, int]
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust sets these two to constants, or by its exactly-once mode. The consumer reads them when it starts.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - see above
+        consumer._fetch_max_wait_ms = int(self.consumer.poll_timeout_s * 1000)  # noqa: SLF001 - see above
+        return consumer
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._handed_over = {}
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
+        fetched = await super()._fetch_records(consumer, *args, **kwargs)
+        # Nothing is awaited from here on, so the positions are those right after this fetch.
+        states = self.partition_states()
+        is_caught_up = all(state.lso is not None and state.position >= state.lso for state in states.values())
+        chunks = {}
+        for tp, state in states.items():
+            records = fetched.get(tp)
+            if records or state.position > self._handed_over.get(tp, 0):
+                self._handed_over[tp] = state.position
+                chunks[tp] = [Chunk(records or (), state.position, is_caught_up)]
+        return chunks
+
+    def partition_states(self) -> dict[TP, Any]:
+        """Return aiokafka's state of each assigned partition that has a position: `.position`, `.lso`."""
+        # No public way asks for a position without waiting.
+        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - see above
+        if subscription is None or subscription.assignment is None:
+            return {}
+        states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
+        return {tp: state for tp, state in states.items() if state is not None and state.has_valid_position}
+
+
+class ChunkConsumer(driver.Consumer):
+    """Counts what may be committed by whole chunks."""
+
+    _thread: _ChunkConsumerThread
+
+    def __init__(self, transport: ChunkTransport, *args: Any, **kwargs: Any) -> None:
+        self.poll_timeout_s = transport.poll_timeout_s
+        self.drain = transport.drain
+        self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
+        super().__init__(transport, *args, **kwargs)
+        self._deliver_to_stream = self.callback
+        self.callback = self._deliver
+
+    def _new_consumer_thread(self) -> _ChunkConsumerThread:
+        return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ARG002, ASYNC109 - Faust always says 1.0
+        return super().getmany(self.poll_timeout_s)
+
+    def _to_message(self, tp: TP, record: Chunk) -> ConsumerMessage:  # type: ignore[override]  # a chunk takes a record's place
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            record.next_offset - 1,
+            record.records[-1].timestamp / 1000 if record.records else 0.0,
+            0,
+            None,
+            None,
+            record,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def lag(self) -> int:
+        """Return how many records of the assigned partitions are not yet committed, as far as known."""
+        return sum(
+            max(0, (state.lso or 0) - (self._committed_offset.get(tp) or 0))
+            for tp, state in self._thread.partition_states().items()
+        )
+
+    async def _deliver(self, message: Message) -> None:
+        self._delivered[message.tp].append(message)
+        await self._deliver_to_stream(message)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing to mark: offsets that never arrive lie within a chunk."""
+
+    def ack(self, message: Message) -> bool:
+        """Mark a chunk as done. Which offset that allows is found out when it is committed."""
+        is_first = not message.acked
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return is_first
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
+        return [tp for tp in self._delivered if topics is None or tp in topics or tp.topic in topics]
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Return the offset up to which everything delivered is acked, or None if nothing new is."""
+        delivered, offset = self._delivered[tp], None
+        while delivered and delivered[0].acked:
+            offset = delivered.popleft().offset + 1
+        return offset
+
+    async def wait_empty(self) -> None:
+        """Called when a rebalance or a shutdown begins: flush what has been taken, within a time limit, and commit."""
+        await self.drain()
+        # A commit that began before the drain doesn't know of its acks.
+        await self.maybe_wait_for_commit_to_finish()
+        await self.commit_and_end_transactions()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)
+        self._delivered.clear()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        # What an earlier assignment delivered is read again from the committed offset, unless it is committed.
+        self._delivered.clear()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+
+class ChunkTransport(driver.Transport):
+    """Faust's aiokafka transport with consumers that hand over chunks.
+
+    Args:
+        poll_timeout_s: the longest that one fetch waits on an idle topic.
+        drain: awaited when a rebalance or a shutdown begins. Must flush and ack what has been taken, and must end
+            within a limit: what it leaves unacked is not committed.
+    """
+
+    Consumer = ChunkConsumer
+
+    def __init__(self, *args: Any, poll_timeout_s: float, drain: Callable[[], Awaitable[None]], **kwargs: Any) -> None:
+        self.poll_timeout_s = poll_timeout_s
+        self.drain = drain
+        super().__init__(*args, **kwargs)
+
+

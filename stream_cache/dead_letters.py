@@ -1,0 +1,107 @@
+"""Bad records -> the error topic (the contract, section 3).
+
+A chunk with a bad record can only be committed when the broker has the error record, so this tries until it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import mode
+import msgspec
+from aiokafka.errors import MessageSizeTooLargeError
+from faust.exceptions import ProducerSendError
+
+from stream_cache.errors import BadRecord
+from stream_cache.metrics import Metrics
+from stream_cache.models import SourceRecord, format_time, json_text
+
+#: Sends one record, and returns what is done when the broker has it: (key, value, headers) -> awaitable.
+Send = Callable[[bytes | None, bytes, list[tuple[str, bytes]]], Awaitable[Awaitable[Any]]]
+
+_SERVICE = "cache_service"
+_RETRY_S = 1.0
+_logger = mode.get_logger(__name__)
+
+
+class DeadLetters:
+    """Tells bad records to the error topic, each until the broker has it.
+
+    `trouble` says why the topic refuses at the moment, None when it doesn't: readiness shows it.
+    """
+
+    def __init__(self, send: Send, source_topic: str, original_max_bytes: int, metrics: Metrics) -> None:
+        self._send, self._source_topic, self._original_max_bytes = send, source_topic, original_max_bytes
+        self._metrics = metrics
+        self._telling: set[asyncio.Task[None]] = set()
+        self.trouble: str | None = None
+
+    def tell(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> asyncio.Future[None]:
+        """Begin to send the error records. The future is done when the broker has all of them; it is never failed."""
+        task = asyncio.create_task(self._tell_all(refused))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return task
+
+    async def _tell_all(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> None:
+        left = list(refused)
+        while left:
+            acks = await asyncio.gather(*(self._tell(record, bad) for record, bad in left), return_exceptions=True)
+            failures = [ack for ack in acks if isinstance(ack, BaseException)]
+            left = [item for item, ack in zip(left, acks, strict=True) if isinstance(ack, BaseException)]
+            self.trouble = None
+            if left:
+                self.trouble = f"{type(failures[0]).__name__}: {failures[0]}"
+                self._metrics.telling_failed()
+                _logger.warning(
+                    "%d bad records could not be told to the error topic, trying again in %.0f s; their offsets stay "
+                    "uncommitted: %s",
+                    len(left),
+                    _RETRY_S,
+                    self.trouble,
+                )
+                await asyncio.sleep(_RETRY_S)
+
+    async def _tell(self, record: SourceRecord, bad: BadRecord) -> None:
+        headers = {
+            "source.topic": self._source_topic,
+            "source.partition": str(record.partition),
+            "source.offset": str(record.offset),
+            "source.timestamp": str(record.timestamp),
+            "error.type": bad.kind,
+        }
+        key = None if bad.request_id is None else bad.request_id.encode(errors="backslashreplace")
+        max_bytes = self._original_max_bytes
+        while True:
+            value = {
+                "request_id": msgspec.Raw(json_text(bad.request_id).encode()),
+                "timestamp": format_time(datetime.now(UTC)),
+                "service": _SERVICE,
+                "error": bad.reason,
+                "original_message": _original_message(record.value or b"", max_bytes, is_object=bad.is_object),
+            }
+            try:
+                broker_has_it = await self._send(
+                    key, msgspec.json.encode(value), [(name, text.encode()) for name, text in headers.items()]
+                )
+                await broker_has_it
+            except (MessageSizeTooLargeError, ProducerSendError) as error:
+                if max_bytes == 0 or not _is_too_large(error):
+                    raise
+                max_bytes //= 4  # the topic takes less than ERROR_ORIGINAL_MAX_BYTES: better told in part than never
+            else:
+                return
+
+
+def _original_message(value: bytes, max_bytes: int, *, is_object: bool) -> Any:
+    if len(value) > max_bytes:
+        return {"base64": base64.b64encode(value[:max_bytes]).decode(), "truncated": True, "size_bytes": len(value)}
+    return msgspec.Raw(value) if is_object else {"base64": base64.b64encode(value).decode()}
+
+
+def _is_too_large(error: Exception) -> bool:
+    return isinstance(error, MessageSizeTooLargeError) or isinstance(error.__cause__, MessageSizeTooLargeError)

@@ -1,0 +1,181 @@
+"""When to flush, how to retry, and what to ack afterwards.
+
+The last step but the commit. A flush takes the window as it is, writes it to a `Sink` until that succeeds, and only
+then acks the chunks it came from: a chunk's offset can be committed when all its good records are in the sink and all
+its bad ones are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+import mode
+import msgspec
+
+from stream_cache.errors import BadRecord, StoreUnavailable
+from stream_cache.metrics import Metrics
+from stream_cache.models import Reading, SourceRecord
+from stream_cache.window import Window
+
+#: A worker that has caught up flushes at once, but not more often than this: a flush costs about 1 ms whatever its size.
+_MIN_GAP_S = 0.02
+_RETRY_FIRST_S, _RETRY_LONGEST_S = 0.05, 2.0
+
+
+class PutResult(NamedTuple):
+    """What became of readings handed to a sink: counts, and those that its state makes impossible to write."""
+
+    written_count: int
+    stale_count: int
+    expired_count: int
+    refused: Sequence[tuple[Reading, BadRecord]] = ()
+
+
+class Sink(Protocol):
+    """Where the latest readings go. Repeating a call is harmless."""
+
+    async def put_latest(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> PutResult:
+        """Write each unless something newer is there. Raises StoreUnavailable when that can't be done now."""
+
+
+class _Taken(msgspec.Struct):
+    """A chunk whose readings are in the window or in a flush."""
+
+    ack: Callable[[], Any]
+    record_count: int
+    told: list[asyncio.Future[None]]
+
+
+class Flusher(mode.Service):
+    """Flushes the window at its end; at once when the worker has caught up, or a rebalance or a shutdown begins.
+
+    Args:
+        interval_s: the window's size, so the longest that a reading waits while Redis answers.
+        max_unacked: records taken but not acked, beyond which `wait_for_room` waits: bounds the memory while Redis
+            or the error topic is away.
+        tell: sends refused records to the error topic; done when the broker has them.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        sink: Sink,
+        tell: Callable[[Sequence[tuple[SourceRecord, BadRecord]]], asyncio.Future[None]],
+        metrics: Metrics,
+        *,
+        interval_s: float,
+        max_unacked: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._window, self._sink, self._tell, self._metrics = window, sink, tell, metrics
+        self._interval_s, self._max_unacked = interval_s, max_unacked
+        self._taken: list[_Taken] = []
+        self._unacked_count = 0
+        self._has_taken = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+        self._has_acked = asyncio.Event()
+        self._last_flush_ended = 0.0
+
+    @property
+    def unacked_count(self) -> int:
+        """Records taken from Kafka that are not yet safe to commit."""
+        return self._unacked_count
+
+    async def wait_for_room(self) -> None:
+        """Wait until fewer records than the limit are unacked."""
+        while self._unacked_count >= self._max_unacked:
+            self._is_urgent.set()
+            self._has_acked.clear()
+            await self._has_acked.wait()
+
+    def take(
+        self, ack: Callable[[], Any], record_count: int, told: asyncio.Future[None] | None, *, is_caught_up: bool
+    ) -> None:
+        """Note a chunk whose readings were added to the window; `told` is done when its bad records are told."""
+        self._taken.append(_Taken(ack, record_count, [told] if told else []))
+        self._unacked_count += record_count
+        self._has_taken.set()
+        if is_caught_up:
+            self._is_urgent.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Flush and ack all that has been taken. Returns: whether that was possible within the time.
+
+        What wasn't is neither lost nor committed: it is read again by whoever gets the partition.
+        """
+        self._is_urgent.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._taken or self._unacked_count:
+                    self._has_acked.clear()
+                    await self._has_acked.wait()
+        except TimeoutError:
+            self.log.warning(
+                "%d records could not be flushed within %.1f s; they stay uncommitted and are read again",
+                self._unacked_count,
+                timeout_s,
+            )
+            return False
+        return True
+
+    @mode.Service.task
+    async def _flush_when_due(self) -> None:
+        while not self.should_stop:
+            await self._has_taken.wait()
+            until_window_ends = self._interval_s - time.time() % self._interval_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until_window_ends):
+                    await self._is_urgent.wait()
+                    await asyncio.sleep(self._last_flush_ended + _MIN_GAP_S - time.monotonic())
+            await self._flush()
+
+    async def _flush(self) -> None:
+        taken, self._taken = self._taken, []
+        latest = self._window.take()
+        self._has_taken.clear()
+        self._is_urgent.clear()
+        readings, tombstones = list(latest.readings.values()), list(latest.tombstones.values())
+        refused = await self._put_until_done(readings, tombstones) if readings or tombstones else ()
+        self._last_flush_ended = time.monotonic()
+        if refused:
+            told = self._tell([(reading.record, bad) for reading, bad in refused])
+            for chunk in taken:
+                chunk.told.append(told)
+        for chunk in taken:
+            self._ack_when_told(chunk)
+
+    async def _put_until_done(
+        self, readings: Sequence[Reading], tombstones: Sequence[Reading]
+    ) -> Sequence[tuple[Reading, BadRecord]]:
+        attempt = 0
+        while True:
+            began = time.monotonic()
+            try:
+                result = await self._sink.put_latest(readings, tombstones)
+            except StoreUnavailable as error:
+                self._metrics.flush_failed()
+                wait_s = min(_RETRY_LONGEST_S, _RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+                attempt += 1
+                self.log.warning("flush of %d devices failed, trying again in %.1f s: %s", len(readings), wait_s, error)
+                await asyncio.sleep(wait_s)
+            else:
+                self._metrics.flushed(time.monotonic() - began, result)
+                if attempt:
+                    self.log.info("flush of %d devices succeeded at attempt %d", len(readings), attempt + 1)
+                return result.refused
+
+    def _ack_when_told(self, chunk: _Taken) -> None:
+        waiting = [told for told in chunk.told if not told.done()]
+        if waiting:
+            chunk.told = waiting
+            waiting[0].add_done_callback(lambda _told: self._ack_when_told(chunk))
+        elif not any(told.cancelled() for told in chunk.told):
+            chunk.ack()
+            self._unacked_count -= chunk.record_count
+            self._has_acked.set()

@@ -1,0 +1,104 @@
+"""The types that travel: what comes in from Kafka, and what is kept of it.
+
+Imports nothing of the package. `ValidatedOutput` is the one definition of the input's schema; the fast decoder in
+`decode.py` is derived from its fields.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Optional, Protocol
+
+import faust
+import msgspec
+
+
+class ValidatedOutput(faust.Record, serializer="json"):
+    """One reading as the normalizer writes it to the source topic (the contract, section 1)."""
+
+    request_id: str
+    timestamp: str
+    device_id: str
+    values: list[Any]
+    index: Optional[str] = ""  # noqa: UP045 - Faust reads annotations, and knows no `X | Y`
+    metadata: Optional[dict[str, Any]] = None  # noqa: UP045 - as above
+    label: Any = None
+    labels: Any = None
+    display_names: Any = None
+
+
+class Metadata(msgspec.Struct, gc=False):
+    """What is kept of a reading's metadata.
+
+    The types are the usual ones, which the fast decoder takes. A gateway may have put any other JSON value in their
+    place: it is kept as it is, a `msgspec.Raw` with its JSON text.
+    """
+
+    datatype_id: str | None = None
+    datatype_name: str | None = None
+    datatype_unit: str | list[str] | None = None
+    persist: bool | list[bool] | None = None
+
+
+def format_time(moment: datetime) -> str:
+    """Return a UTC time as the contract writes it: `YYYY-MM-DDTHH:MM:SS.ffffffZ`."""
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def json_text(value: Any) -> str:
+    """Return the JSON text of a decoded value: `true`, `["m", "s"]`.
+
+    Raises: RecursionError for a value that is nested too deeply.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a number that no float holds, kept as a Raw somewhere inside
+        return msgspec.json.encode(value).decode()
+    # Half of a surrogate pair has no UTF-8; JSON can still say it, escaped.
+    return text if is_unicode(text) else json.dumps(value)
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has a UTF-8 form: JSON may smuggle in half of a surrogate pair, which has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class SourceRecord(Protocol):
+    """A raw record of the source topic, as aiokafka hands it over."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """Kafka timestamp, in milliseconds since 1970 UTC."""
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class Reading(msgspec.Struct, gc=False):
+    """A decoded record that says something of a device.
+
+    `metadata` is None for a tombstone, which forgets the device. `event_time` is naive and means UTC.
+    """
+
+    device_id: str
+    event_time: datetime
+    metadata: Metadata | None
+    record: SourceRecord
+
+    def is_newer_than(self, other: Reading) -> bool:
+        """The order of the contract, section 2: by event time, then Kafka offset, then partition."""
+        if self.event_time != other.event_time:
+            return self.event_time > other.event_time
+        mine, others = self.record, other.record
+        return (mine.offset, mine.partition) > (others.offset, others.partition)

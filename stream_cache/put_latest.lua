@@ -1,0 +1,113 @@
+-- Write the latest readings of devices, each unless something newer is held. Atomic, and harmless to repeat.
+--
+-- ARGV[1]: MessagePack of { readings, tombstones }
+--   reading:   { device_id, event_time, at, deadline_ms, datatype_id, datatype_name, datatype_unit, persist, json }
+--   tombstone: { device_id, event_time, at, deadline_ms, marker_deadline_ms }
+--   event_time: YYYY-MM-DDTHH:MM:SS.ffffffZ, so the order of texts is the order of times
+--   at: "offset:partition" of the record, which decides between equal event times
+--   deadline_ms: when it expires, 0 for never; one that has passed is not written
+--   json: names of the fields whose kind of text is not the usual one, see store.py; nil for none
+-- Returns: { written, stale, expired, indexes (from 1) of readings refused, the same of tombstones }
+--
+-- The invariant that saves a look at the marker: while a hash exists, no tombstone is newer than it.
+
+local INDEX, DEVICES, MARKER = 'stream_cache:index', 'devices', 'stream_cache:tombstone:'
+
+local function is_newer(time, at, held_time, held_at)
+  if time ~= held_time then return time > held_time end
+  local offset, partition = string.match(at, '^(-?%d+):(%d+)$')
+  local held_offset, held_partition = string.match(held_at or '', '^(-?%d+):(%d+)$')
+  if not held_offset then return true end
+  if offset ~= held_offset then return tonumber(offset) > tonumber(held_offset) end
+  return tonumber(partition) > tonumber(held_partition)
+end
+
+local function is_newer_than_marker(id, time, at)
+  local marker = redis.call('GET', MARKER .. id)
+  return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
+end
+
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local batch = cmsgpack.unpack(ARGV[1])
+local written, stale, expired = 0, 0, 0
+local refused_readings, refused_tombstones = {}, {}
+
+for i, d in ipairs(batch[2]) do
+  local id, time, at, deadline_ms, marker_deadline_ms = d[1], d[2], d[3], d[4], d[5]
+  local key = 'device:' .. id .. ':metadata'
+  local held = redis.pcall('HMGET', key, 'last_updated', '_at')
+  if held.err then
+    refused_tombstones[#refused_tombstones + 1] = i
+  elseif deadline_ms ~= 0 and deadline_ms <= now_ms then
+    expired = expired + 1
+  elseif not is_newer_than_marker(id, time, at) then
+    stale = stale + 1
+  else
+    if marker_deadline_ms > now_ms then
+      redis.call('SET', MARKER .. id, time .. ' ' .. at, 'PXAT', marker_deadline_ms)
+    end
+    if held[1] and not is_newer(time, at, held[1], held[2]) then
+      stale = stale + 1
+    else
+      redis.call('DEL', key)
+      redis.call('SREM', DEVICES, id)
+      redis.call('ZREM', INDEX, id)
+      written = written + 1
+    end
+  end
+end
+
+local new_ids, new_scores, new_count = {}, {}, 0
+for i, d in ipairs(batch[1]) do
+  local id, time, at, deadline_ms = d[1], d[2], d[3], d[4]
+  local key = 'device:' .. id .. ':metadata'
+  local held = redis.pcall('HGET', key, 'last_updated')
+  if type(held) == 'table' then
+    refused_readings[#refused_readings + 1] = i
+  elseif deadline_ms ~= 0 and deadline_ms <= now_ms then
+    expired = expired + 1
+  elseif held and not is_newer(time, at, held, time == held and redis.call('HGET', key, '_at')) or
+      not held and not is_newer_than_marker(id, time, at) then
+    stale = stale + 1
+  else
+    local json = d[9]
+    if d[5] and d[6] and d[7] and not json then
+      redis.call('HSET', key, 'last_updated', time, '_at', at, 'datatype_id', d[5], 'datatype_name', d[6],
+        'datatype_unit', d[7], 'persist', d[8])
+      if held then redis.call('HDEL', key, '_json') end
+    else
+      local fields = { 'last_updated', time, '_at', at, 'persist', d[8] }
+      local absent = {}
+      for name, value in pairs({ datatype_id = d[5] or false, datatype_name = d[6] or false,
+                                 datatype_unit = d[7] or false, _json = json or false }) do
+        if value then
+          fields[#fields + 1] = name
+          fields[#fields + 1] = value
+        else
+          absent[#absent + 1] = name
+        end
+      end
+      redis.call('HSET', key, unpack(fields))
+      if held and #absent > 0 then redis.call('HDEL', key, unpack(absent)) end
+    end
+    if deadline_ms ~= 0 then
+      redis.call('PEXPIREAT', key, deadline_ms)
+    elseif held then
+      redis.call('PERSIST', key)
+    end
+    if not held then
+      new_count = new_count + 1
+      new_ids[new_count] = id
+      new_scores[2 * new_count - 1] = 0
+      new_scores[2 * new_count] = id
+    end
+    written = written + 1
+  end
+end
+
+if new_count > 0 then
+  redis.call('SADD', DEVICES, unpack(new_ids))
+  redis.call('ZADD', INDEX, unpack(new_scores))
+end
+return { written, stale, expired, refused_readings, refused_tombstones }

@@ -1,0 +1,142 @@
+"""The settings: the only reader of the environment.
+
+`Settings.from_env` turns the environment into one frozen object, or says which variable is wrong, what it
+holds and what it may hold. Names, defaults and meaning are the contract's, section 6.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from stream_cache.errors import WrongSetting
+
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_DECADE_S = 315_360_000
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the text of a variable may be: how to read it, and how to say so."""
+
+    read: Callable[[str], Any]
+    may_hold: str
+
+
+def _whole(low: int, high: int) -> _Form:
+    def read(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return _Form(read, f"a whole number from {low} to {high}")
+
+
+def _seconds(low: float, high: float) -> _Form:
+    def read(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number) or not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return _Form(read, f"a number of seconds from {low:.12g} to {high:.12g}")
+
+
+def _matching(pattern: re.Pattern[str], may_hold: str) -> _Form:
+    def read(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(text)
+        return text
+
+    return _Form(read, may_hold)
+
+
+def _read_servers(text: str) -> str:
+    for server in text.split(","):
+        found = _HOST_PORT.fullmatch(server.strip())
+        if not found or not 0 < int(found["port"] or 9092) < 2**16:
+            raise ValueError(text)
+    return ",".join(server.strip() for server in text.split(","))
+
+
+def _read_log_level(text: str) -> str:
+    level = {"WARN": "WARNING", "CRIT": "CRITICAL"}.get(text.upper(), text.upper())
+    if level not in _LOG_LEVELS:
+        raise ValueError(text)
+    return level
+
+
+_SERVERS = _Form(_read_servers, "host:port, or several with commas between them")
+_TOPIC_NAME = _matching(_TOPIC, "a topic's name: 1 to 249 of a-z A-Z 0-9 . _ -")
+_NAME = _matching(re.compile(r"[^\x00-\x1f\x7f]{1,249}"), "a name of 1 to 249 characters")
+_HOST = _matching(re.compile(r"[^\s/@]+"), "a host name or an address")
+_TEXT = _Form(str, "any text")
+_OPTIONAL_NAME = _matching(re.compile(r"[^\x00-\x1f\x7f]{0,249}"), "nothing, or a name of up to 249 characters")
+_PORT = _whole(1, 65535)
+
+
+def _variable(env: str, default: Any, form: _Form, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"env": env, "form": form, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of a worker. Times in seconds, sizes in bytes. The password is in no repr."""
+
+    # The owner's eleven.
+    kafka_bootstrap_servers: str = _variable("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092", _SERVERS)
+    kafka_validated_data_topic: str = _variable("KAFKA_VALIDATED_DATA_TOPIC", "iot_validated_data", _TOPIC_NAME)
+    kafka_error_topic: str = _variable("KAFKA_ERROR_TOPIC", "iot_errors", _TOPIC_NAME)
+    kafka_consumer_group_id: str = _variable("KAFKA_CONSUMER_GROUP_ID", "cache_service_group", _NAME)
+    kafka_consumer_poll_timeout_s: float = _variable("KAFKA_CONSUMER_POLL_TIMEOUT_S", 1.0, _seconds(0.01, 30))
+    redis_host: str = _variable("REDIS_HOST", "redis", _HOST)
+    redis_port: int = _variable("REDIS_PORT", 6379, _PORT)
+    redis_db: int = _variable("REDIS_DB", 0, _whole(0, 65535))
+    redis_password: str = _variable("REDIS_PASSWORD", "", _TEXT, secret=True)
+    redis_metadata_ttl_s: int = _variable("REDIS_METADATA_TTL", 86400, _whole(0, _DECADE_S))
+    log_level: str = _variable("LOG_LEVEL", "INFO", _Form(_read_log_level, "one of " + ", ".join(_LOG_LEVELS)))
+    # Ours.
+    flush_interval_s: float = _variable("FLUSH_INTERVAL_S", 0.5, _seconds(0.01, 60))
+    max_clock_skew_s: float = _variable("MAX_CLOCK_SKEW_S", 3600.0, _seconds(0, _DECADE_S))
+    bulk_max_devices: int = _variable("BULK_MAX_DEVICES", 1000, _whole(1, 100_000))
+    error_original_max_bytes: int = _variable("ERROR_ORIGINAL_MAX_BYTES", 262_144, _whole(0, 10_485_760))
+    web_port: int = _variable("WEB_PORT", 6066, _PORT)
+    web_bind: str = _variable("WEB_BIND", "0.0.0.0", _HOST)
+    max_unacked_readings: int = _variable("MAX_UNACKED_READINGS", 50_000, _whole(1, 10_000_000))
+    commit_interval_s: float = _variable("COMMIT_INTERVAL_S", 1.0, _seconds(0.05, 4))
+    redis_timeout_s: float = _variable("REDIS_TIMEOUT_S", 2.0, _seconds(0.05, 60))
+    prune_interval_s: float = _variable("PRUNE_INTERVAL_S", 15.0, _seconds(0.1, 20))
+    kafka_session_timeout_s: float = _variable("KAFKA_SESSION_TIMEOUT_S", 10.0, _seconds(1, 300))
+    kafka_metadata_max_age_s: float = _variable("KAFKA_METADATA_MAX_AGE_S", 10.0, _seconds(0.5, 300))
+    kafka_group_instance_id: str = _variable("KAFKA_GROUP_INSTANCE_ID", "", _OPTIONAL_NAME)
+    shutdown_timeout_s: float = _variable("SHUTDOWN_TIMEOUT_S", 5.0, _seconds(0.1, 8))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read every variable; one that is not set keeps its default.
+
+        Raises: WrongSetting for the first variable that holds what it may not hold.
+        """
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            variable, form = setting.metadata["env"], setting.metadata["form"]
+            text = environ.get(variable)
+            if text is None:
+                continue
+            try:
+                values[setting.name] = form.read(text)
+            except ValueError:
+                held = None if setting.metadata["secret"] else text
+                raise WrongSetting(variable, held, form.may_hold) from None
+        settings = cls(**values)
+        if settings.kafka_error_topic == settings.kafka_validated_data_topic:
+            raise WrongSetting(
+                "KAFKA_ERROR_TOPIC", settings.kafka_error_topic, "a topic other than KAFKA_VALIDATED_DATA_TOPIC"
+            )
+        return settings

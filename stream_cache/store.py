@@ -1,0 +1,305 @@
+"""Redis: the only module that knows its keys, and the only importer of redis-py.
+
+Written by the flush, read by the views. Everything that must be atomic is a script beside this file; a script call
+carries many devices in one MessagePack argument, which costs a thirtieth of one argument per field
+(`tests/bench/store.py` measures it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from stream_cache.errors import BadRecord, StoreUnavailable
+from stream_cache.flush import PutResult
+from stream_cache.models import Metadata, Reading, format_time, json_text
+from stream_cache.settings import Settings
+
+_DEVICES, _INDEX, _PRUNE_LEASE = "devices", "stream_cache:index", "stream_cache:prune_lease"
+_FIELDS = Metadata.__struct_fields__
+#: The kind of text each field usually holds; a hash names those that differ in its field `_json`.
+_USUALLY_JSON = {"persist"}
+_COMMON_JSON = {b"true", b"false"}
+#: Devices a script call carries: the knee measured in tests/bench/store.py. Redis is busy with it for about 1 ms.
+_DEVICES_PER_CALL = 100
+#: Calls in one pipeline: bounds how long packing them holds the event loop, to a few milliseconds.
+_CALLS_PER_PIPELINE = 20
+_MARKER_TTL_WITHOUT_TTL_MS = 86_400_000
+_LARGEST_DEADLINE_MS = 2**53 - 1  # what a number in Lua holds exactly
+_LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
+
+
+class Device(NamedTuple):
+    """A device's metadata as it is kept: JSON texts, ready to be sent; None for null."""
+
+    device_id: str
+    fields: Mapping[str, msgspec.Raw | str | None]
+    last_updated: str
+
+
+class Page(NamedTuple):
+    """One page of the index, in the order of ids."""
+
+    device_ids: list[str]
+    total_count: int
+    next_cursor: str | None
+
+
+class Store:
+    """The latest metadata of every device, in Redis.
+
+    Args:
+        writer: for flushes and pruning; reader: for lookups. Separate pools, so that neither waits for the other.
+        ttl_s: how long a device is kept after its last record's Kafka timestamp; 0 is for ever.
+        timeout_s: after which a pipeline of writes, its few tries together, counts as failed.
+    """
+
+    def __init__(self, writer: redis.Redis, reader: redis.Redis, ttl_s: int, timeout_s: float) -> None:
+        self._writer, self._reader, self._ttl_ms, self._timeout_s = writer, reader, ttl_s * 1000, timeout_s
+        self._put_latest = _Script("put_latest.lua")
+        self._get_many = _Script("get_many.lua")
+        self._prune = _Script("prune.lua")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Store:
+        """Make one that connects when it is first used."""
+
+        def client(max_connections: int) -> redis.Redis:
+            return redis.Redis.from_pool(
+                redis.BlockingConnectionPool(
+                    host=settings.redis_host,
+                    port=settings.redis_port,
+                    db=settings.redis_db,
+                    password=settings.redis_password or None,
+                    max_connections=max_connections,
+                    timeout=settings.redis_timeout_s,
+                    socket_timeout=settings.redis_timeout_s,
+                    socket_connect_timeout=settings.redis_timeout_s,
+                    # Every command here may be repeated. Longer outages are the flush's to ride out.
+                    retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2),
+                    health_check_interval=15,
+                    client_name="stream_cache",
+                )
+            )
+
+        return cls(client(max_connections=4), client(max_connections=32), settings.redis_metadata_ttl_s, 4 * settings.redis_timeout_s)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._writer.aclose()
+        await self._reader.aclose()
+
+    async def put_latest(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> PutResult:
+        """Write each reading, or forget its device, unless Redis already holds something newer of that device.
+
+        Shape: any number of readings; sent in script calls of 100, pipelined. Not a transaction: a reader may see some
+        devices before others, never an older reading after a newer one.
+
+        Raises: StoreUnavailable after the time limit of a few tries. Nothing is lost: the same call again is harmless.
+        """
+        written = stale = expired = 0
+        refused: list[tuple[Reading, BadRecord]] = []
+        pages = list(_pages(tombstones, readings))
+        for start in range(0, len(pages), _CALLS_PER_PIPELINE):
+            some = pages[start : start + _CALLS_PER_PIPELINE]
+            blobs = [self._pack(*page) for page in some]
+            async with _as_unavailable(self._timeout_s):
+                replies = await self._put_latest.call(self._writer, blobs)
+            for (some_readings, some_tombstones), reply in zip(some, replies, strict=True):
+                written, stale, expired = written + reply[0], stale + reply[1], expired + reply[2]
+                refused += (_refuse(some_readings[index - 1]) for index in reply[3])
+                refused += (_refuse(some_tombstones[index - 1]) for index in reply[4])
+        return PutResult(written, stale, expired, refused)
+
+    async def get(self, device_id: str) -> Device | None:
+        """Look one device up. Raises: StoreUnavailable within 2.5 s."""
+        return (await self.get_many([device_id]))[0]
+
+    async def get_many(self, device_ids: Sequence[str]) -> list[Device | None]:
+        """Look devices up, all in one round trip; None for each that isn't there. Raises: StoreUnavailable within 2.5 s."""
+        async with _as_unavailable(_LOOKUP_TIMEOUT_S):
+            (reply,) = await self._get_many.call(self._reader, [msgspec.msgpack.encode(device_ids)])
+        return [_device(device_id, fields) if fields else None for device_id, fields in zip(device_ids, reply, strict=True)]
+
+    async def list_devices(self, limit: int, cursor: str | None) -> Page:
+        """Return one page of ids. An id that stays is seen exactly once over all pages.
+
+        Raises: ValueError for a cursor that is none of ours; StoreUnavailable within 2.5 s.
+        """
+        begin = b"-" if cursor is None else b"(" + _decode_cursor(cursor)
+        async with _as_unavailable(_LOOKUP_TIMEOUT_S):
+            pipeline = self._reader.pipeline(transaction=False)
+            pipeline.zrange(_INDEX, begin, "+", bylex=True, offset=0, num=limit + 1)  # type: ignore[arg-type]  # bytes are fine
+            pipeline.scard(_DEVICES)
+            ids, count = await pipeline.execute()
+        has_more = len(ids) > limit
+        next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
+        return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
+
+    async def prune(self, begin: bytes | None, count: int) -> tuple[int, bytes | None]:
+        """Take ids without a hash out of one page of the index.
+
+        Returns: how many, and the last id of the page where the next one begins; None at the end of the index.
+        """
+        argument = b"-" if begin is None else b"(" + begin
+        async with _as_unavailable(self._timeout_s):
+            ((removed, last),) = await self._prune.call(self._writer, [(argument, count)])
+        return removed, last or None
+
+    async def take_prune_lease(self, owner: str, seconds: float) -> bool:
+        """Become the one worker that prunes, for a while. Returns: whether nobody else is."""
+        async with _as_unavailable(self._timeout_s):
+            return bool(await self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000)))
+
+    async def ping(self) -> None:
+        """Raises: StoreUnavailable when Redis doesn't answer a lookup within 2.5 s."""
+        async with _as_unavailable(_LOOKUP_TIMEOUT_S):
+            await self._reader.ping()
+
+    def _pack(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> bytes:
+        return msgspec.msgpack.encode(
+            ([self._pack_reading(reading) for reading in readings], [self._pack_tombstone(dead) for dead in tombstones])
+        )
+
+    def _pack_reading(self, reading: Reading) -> tuple[Any, ...]:
+        record, metadata = reading.record, reading.metadata
+        assert metadata is not None  # noqa: S101 - for the type checker: only tombstones have none
+        odd: list[str] = []
+        return (
+            reading.device_id,
+            format_time(reading.event_time),
+            f"{record.offset}:{record.partition}",
+            self._deadline_ms(record.timestamp),
+            _text("datatype_id", metadata.datatype_id, odd),
+            _text("datatype_name", metadata.datatype_name, odd),
+            _text("datatype_unit", metadata.datatype_unit, odd),
+            "true" if metadata.persist is True or metadata.persist is None else _text("persist", metadata.persist, odd),
+            " ".join(odd) or None,
+        )
+
+    def _pack_tombstone(self, tombstone: Reading) -> tuple[Any, ...]:
+        record = tombstone.record
+        deadline_ms = self._deadline_ms(record.timestamp)
+        return (
+            tombstone.device_id,
+            format_time(tombstone.event_time),
+            f"{record.offset}:{record.partition}",
+            deadline_ms,
+            deadline_ms or min(record.timestamp + _MARKER_TTL_WITHOUT_TTL_MS, _LARGEST_DEADLINE_MS),
+        )
+
+    def _deadline_ms(self, timestamp_ms: int) -> int:
+        # 1 and not 0 for what is long past: 0 means never.
+        return self._ttl_ms and max(1, min(timestamp_ms + self._ttl_ms, _LARGEST_DEADLINE_MS))
+
+
+class _Script:
+    """A script beside this file, called by its digest and loaded where Redis doesn't know it (any more)."""
+
+    def __init__(self, name: str) -> None:
+        self._source = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        self._digest: str | None = None
+
+    async def call(self, client: redis.Redis, calls: Sequence[bytes | tuple[bytes, int]]) -> list[Any]:
+        """Call it once for each element, all in one pipeline: an element is the call's argument, or its arguments."""
+        for has_loaded in (False, True):
+            if self._digest is None:
+                self._digest = await client.script_load(self._source)
+            pipeline = client.pipeline(transaction=False)
+            for arguments in calls:
+                pipeline.evalsha(self._digest, 0, *(arguments if isinstance(arguments, tuple) else (arguments,)))
+            replies = await pipeline.execute(raise_on_error=False)
+            errors = [reply for reply in replies if isinstance(reply, Exception)]
+            if not errors:
+                return replies
+            if has_loaded or not all(isinstance(error, NoScriptError) for error in errors):
+                raise errors[0]
+            self._digest = None  # Redis was restarted, or somebody said SCRIPT FLUSH
+        raise AssertionError  # pragma: no cover - the second round returns or raises
+
+
+@asynccontextmanager
+async def _as_unavailable(timeout_s: float) -> AsyncIterator[None]:
+    """Turn whatever redis-py and the clock raise into StoreUnavailable. Their texts hold no password."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+def _pages(
+    tombstones: Sequence[Reading], readings: Sequence[Reading]
+) -> Iterable[tuple[Sequence[Reading], Sequence[Reading]]]:
+    for start in range(0, len(tombstones), _DEVICES_PER_CALL):
+        yield (), tombstones[start : start + _DEVICES_PER_CALL]
+    for start in range(0, len(readings), _DEVICES_PER_CALL):
+        yield readings[start : start + _DEVICES_PER_CALL], ()
+
+
+def _text(name: str, value: Any, odd: list[str]) -> str | None:
+    """Return the text that a field holds in Redis, and note the name where its kind is not the field's usual one."""
+    if value is None:
+        return None
+    is_json = not isinstance(value, str)
+    if is_json != (name in _USUALLY_JSON):
+        odd.append(name)
+    if not is_json:
+        return str(value)
+    return bytes(value).decode() if isinstance(value, msgspec.Raw) else json_text(value)
+
+
+def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
+    key = f"device:{reading.device_id}:metadata"
+    reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
+    return reading, BadRecord("wrong_redis_type", reason)
+
+
+def _device(device_id: str, fields: Sequence[bytes | None]) -> Device:
+    last_updated, *values, odd = fields
+    odd_names = set(odd.decode().split()) if odd else ()
+    return Device(
+        device_id,
+        {name: _value(value, (name in _USUALLY_JSON) != (name in odd_names)) for name, value in zip(_FIELDS, values, strict=True)},
+        (last_updated or b"").decode(errors="replace"),
+    )
+
+
+def _value(text: bytes | None, is_json: bool) -> msgspec.Raw | str | None:
+    if text is None:
+        return None
+    if is_json and (text in _COMMON_JSON or _is_json(text)):
+        return msgspec.Raw(text)
+    return text.decode(errors="replace")
+
+
+def _is_json(text: bytes) -> bool:
+    """Tell whether a text may be answered as JSON: somebody else may have written into the hash."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _decode_cursor(cursor: str) -> bytes:
+    try:
+        device_id = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+        device_id.decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise ValueError(str(error)) from None
+    if not device_id:
+        raise ValueError("empty")
+    return device_id

@@ -1,0 +1,152 @@
+"""HTTP: device lookups, health and metrics (the contract, section 4). Reads the store, nothing else."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from aiohttp import web
+from faust.web import Blueprint, View
+
+from stream_cache.models import is_unicode
+from stream_cache.web import ApiError, json_response
+
+if TYPE_CHECKING:
+    from stream_cache.app import StreamCache
+    from stream_cache.store import Device
+
+devices = Blueprint("devices")
+health = Blueprint("health")
+metrics = Blueprint("metrics")
+
+_LIMIT_DEFAULT, _LIMIT_MAX = 100, 1000
+_NOT_READY = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class _View(View):
+    """A view of our app that answers HEAD only where it answers GET."""
+
+    app: StreamCache
+
+    def get_methods(self) -> set[str]:
+        methods = super().get_methods()
+        return methods if "GET" in methods else methods - {"HEAD"}
+
+
+@devices.route("/devices/{device_id:[^/]+}/metadata")
+class DeviceMetadata(_View):
+    """One device."""
+
+    async def get(self, request: web.Request, **_: str) -> web.Response:
+        """Answer the device's metadata, or 404."""
+        device_id = _device_id_of_path(request)
+        device = await self.app.store.get(device_id)
+        if device is None:
+            raise ApiError(HTTPStatus.NOT_FOUND, "device_not_found", f"no metadata is held of device {device_id!r}")
+        return json_response(_as_json(device))
+
+
+@devices.route("/devices/metadata")
+class DevicesMetadata(_View):
+    """Many devices by their ids."""
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Answer the metadata of each device asked for, in the order asked, and which are missing."""
+        device_ids = _parse_bulk(await request.read(), self.app.settings.bulk_max_devices)
+        found = await self.app.store.get_many(device_ids)
+        missing = dict.fromkeys(device_id for device_id, device in zip(device_ids, found, strict=True) if device is None)
+        return json_response({"devices": [_as_json(device) for device in found if device], "missing": list(missing)})
+
+
+@devices.route("/devices")
+class Devices(_View):
+    """All device ids, page by page."""
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Answer one page of ids, in the order of ids."""
+        limit = _parse_limit(request.query.get("limit"))
+        try:
+            page = await self.app.store.list_devices(limit, request.query.get("cursor"))
+        except ValueError:
+            raise _invalid("cursor: must be a next_cursor of an earlier answer") from None
+        return json_response(
+            {"devices": page.device_ids, "count": page.total_count, "next_cursor": page.next_cursor}
+        )
+
+
+@health.route("/health/live")
+class Live(_View):
+    """Whether the process can do its job at all."""
+
+    async def get(self, request: web.Request) -> web.Response:  # noqa: ARG002 - the signature is Faust's
+        """Answer 200, or 503 when a restart is what helps."""
+        trouble = self.app.health.liveness()
+        return json_response(
+            {"status": "stalled" if trouble else "live", "checks": trouble}, _NOT_READY if trouble else HTTPStatus.OK
+        )
+
+
+@health.route("/health/ready")
+class Ready(_View):
+    """Whether the worker does its share and answers lookups."""
+
+    async def get(self, request: web.Request) -> web.Response:  # noqa: ARG002 - the signature is Faust's
+        """Answer 200, or 503; the body says which check fails."""
+        checks = await self.app.health.readiness()
+        is_ready = all(state == "ok" for state in checks.values())
+        return json_response(
+            {"status": "ready" if is_ready else "not_ready", "checks": checks}, HTTPStatus.OK if is_ready else _NOT_READY
+        )
+
+
+@metrics.route("/metrics")
+class Metrics(_View):
+    """The worker's metrics."""
+
+    async def get(self, request: web.Request) -> web.Response:  # noqa: ARG002 - the signature is Faust's
+        """Answer Prometheus text."""
+        return web.Response(
+            body=self.app.metrics.as_text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+
+def _as_json(device: Device) -> dict[str, Any]:
+    return {"device_id": device.device_id, **device.fields, "last_updated": device.last_updated}
+
+
+def _invalid(message: str) -> ApiError:
+    return ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message)
+
+
+def _device_id_of_path(request: web.Request) -> str:
+    # Not match_info: aiohttp leaves some of it encoded. The raw path still has every byte that was sent.
+    try:
+        return unquote_to_bytes(request.rel_url.raw_path.split("/")[2]).decode()
+    except UnicodeDecodeError:
+        raise _invalid("device_id: must be percent-encoded UTF-8") from None
+
+
+def _parse_bulk(body: bytes, max_count: int) -> list[str]:
+    try:
+        request = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"the body is not JSON: {error}") from None
+    device_ids = request.get("device_ids") if isinstance(request, dict) else None
+    if not isinstance(device_ids, list) or not device_ids:
+        raise _invalid('the body must be {"device_ids": [...]} with at least one id')
+    if len(device_ids) > max_count:
+        message = f"device_ids: at most {max_count} ids in one request, these are {len(device_ids)}"
+        raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_devices", message)
+    if not all(isinstance(device_id, str) and device_id and is_unicode(device_id) for device_id in device_ids):
+        raise _invalid("device_ids: every id must be a non-empty string")
+    return device_ids
+
+
+def _parse_limit(text: str | None) -> int:
+    if text is None:
+        return _LIMIT_DEFAULT
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:5]) <= _LIMIT_MAX:
+        raise _invalid(f"limit: must be a whole number from 1 to {_LIMIT_MAX}")
+    return int(text)
