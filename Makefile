@@ -1,0 +1,74 @@
+# The one entry: people, git hooks and CI call these targets. `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+MINUTES ?= 10
+INPUTS ?= 1000000
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(VENV)/.installed-dev ## create .venv with the locked versions of all that development needs
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra of pyproject.toml: demo, dev and bench.
+$(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$*]'
+	@touch $@
+
+.PHONY: run
+run: $(VENV)/.installed-demo ## run the service with an embedded Kafka and Redis and simulated devices
+	@$(BIN)/python -m stream_cache demo
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## run the unit tests, then the tests against a real Kafka and a real Redis
+	$(BIN)/python -m pytest tests/unit tests/integration
+
+.PHONY: test-unit
+test-unit: $(VENV)/.installed-dev ## run the unit tests
+	$(BIN)/python -m pytest tests/unit
+
+.PHONY: coverage
+coverage: $(VENV)/.installed-dev ## run the tests, and show which lines they miss
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run --parallel-mode -m pytest tests/unit tests/integration
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --show-missing --skip-covered
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## check style and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## lay out the code, and mend what ruff can mend
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+.PHONY: faults
+faults: $(VENV)/.installed-dev ## kill, freeze and cut the worker, Kafka and Redis (minutes)
+	$(BIN)/python -m pytest tests/faults
+
+.PHONY: soak
+soak: $(VENV)/.installed-dev ## run under faults for MINUTES=10
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev ## throw INPUTS=1000000 odd records at the decoder
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## measure, beside other libraries
+	$(BIN)/python -m tests.bench
+
+.PHONY: clean
+clean: ## remove what was built and cached, but not .venv and Kafka's jars
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find stream_cache tests -name __pycache__ -prune -exec rm -rf {} +

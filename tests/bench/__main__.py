@@ -1,0 +1,114 @@
+"""`python -m tests.bench`: measure, print the tables, write JSON and a chart.
+
+Without --only everything is measured, on real services that are started for it (or those of
+TEST_KAFKA_BOOTSTRAP_SERVERS and TEST_REDIS_URL, whose database must be empty). Figures of one run belong together;
+those of different machines or hours don't.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
+
+from tests.bench import backlog, chart, freshness, index_growth, lookups, memory, report, scaling
+from tests.bench.endpoints import Endpoints, running_services
+from tests.bench.figures import Figure, print_figures
+from tests.bench.rows import ROWS
+
+
+class Scale(NamedTuple):
+    """How much to measure."""
+
+    is_quick: bool
+    repeat: int
+
+
+Measurement: TypeAlias = Callable[[Endpoints, Scale], list[Figure]]
+
+
+def _freshness(endpoints: Endpoints, scale: Scale) -> list[Figure]:
+    return [
+        figure
+        for rate in freshness.RATES
+        for figure in freshness.measure(endpoints, rate, seconds=5 if scale.is_quick else 20)
+    ]
+
+
+def _lookups(endpoints: Endpoints, scale: Scale) -> list[Figure]:
+    seconds, backlog_readings = (2, 200_000) if scale.is_quick else (5, 1_000_000)
+    return lookups.measure(endpoints, seconds=seconds, repeat=scale.repeat, backlog_readings=backlog_readings)
+
+
+def _footprint(endpoints: Endpoints, scale: Scale) -> list[Figure]:
+    devices, readings = (10_000, 300_000) if scale.is_quick else (100_000, 5_000_000)
+    sizes = index_growth.SIZES[: 2 if scale.is_quick else None]
+    return [*memory.measure(endpoints, devices=devices, readings=readings), *index_growth.measure(endpoints, sizes)]
+
+
+def _scaling(endpoints: Endpoints, scale: Scale) -> list[Figure]:
+    return scaling.measure(endpoints, 200_000 if scale.is_quick else 1_000_000)
+
+
+MEASUREMENTS: Final[dict[str, Measurement]] = {
+    "freshness": _freshness,
+    "lookups": _lookups,
+    "footprint": _footprint,
+    "scaling": _scaling,
+}
+ROW_NAMES: Final = tuple(row.name for row in ROWS)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ("backlog", *ROW_NAMES, *MEASUREMENTS)
+    parser.add_argument("--quick", action="store_true", help="small sizes: a look, no measurement")
+    parser.add_argument("--only", type=_one_of(names), default=["backlog", *MEASUREMENTS], help=", ".join(names))
+    workloads = [workload.name for workload in backlog.FULL]
+    parser.add_argument("--workload", choices=workloads, help="of the backlog; default: both")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of the backlog and of the lookups")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, the machine and the versions")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the backlog's chart")
+    return parser.parse_args(arguments)
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    def split(text: str) -> list[str]:
+        asked = text.split(",")
+        unknown = [name for name in asked if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(names)}")
+        return asked
+
+    return split
+
+
+def main() -> int:
+    """Return 1 when a row failed."""
+    options = parse()
+    workloads = [
+        workload
+        for workload in (backlog.QUICK if options.quick else backlog.FULL)
+        if options.workload in {None, workload.name}
+    ]
+    rows = ROW_NAMES if "backlog" in options.only else [name for name in options.only if name in ROW_NAMES]
+    with running_services() as endpoints:
+        results = backlog.measure(endpoints, workloads, rows, options.repeat)
+        report.print_results(results)
+        figures = report.ratio_figures(results)
+        for name, measure in MEASUREMENTS.items():
+            if name in options.only:
+                figures += measure(endpoints, Scale(options.quick, options.repeat))
+        print_figures(figures)
+        if options.json:
+            options.json.write_text(report.as_json(results, figures, endpoints) + "\n")
+    if options.svg:
+        options.svg.write_text(chart.draw(results))
+    return 1 if any(result.failure for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

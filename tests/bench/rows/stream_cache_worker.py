@@ -1,0 +1,33 @@
+"""The service: one worker with default settings, started as its users start it and measured from outside.
+
+Begin: the last look at `/metrics` that saw no record counted. End: the sentinels' final event times stand in Redis, so
+every partition has been consumed and flushed to its end. Both are polled every 20 ms.
+"""
+
+from pathlib import Path
+
+import redis
+
+from tests.bench.rows.job import Job, Outcome
+from tests.bench.state import wait_final
+from tests.bench.worker import Worker
+
+
+def main() -> None:
+    job = Job.from_argument()
+    worker = Worker(
+        Path(job.directory),
+        bootstrap_servers=job.bootstrap_servers,
+        redis_url=job.redis_url,
+        topic=job.topic,
+        group=job.group,
+    )
+    with redis.Redis.from_url(job.redis_url, decode_responses=True) as client, worker:
+        begun = worker.wait_consuming()
+        wait_final(client, job.sentinels, job.sentinel_event_us)
+        ended = worker.now()
+        Outcome(readings=job.readings, seconds=ended.wall_s - begun.wall_s, cpu_s=ended.cpu_s - begun.cpu_s).tell()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Scaling: the CPU time that a million readings cost a group of 1, 2 and 4 workers.
+
+The workers have joined before the first reading is produced, at full speed; the figure is the sum of their CPU times
+from then until all is in Redis.
+"""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from tests.bench.endpoints import Endpoints, running_services
+from tests.bench.figures import Figure, print_figures
+from tests.bench.state import wait_final
+from tests.bench.worker import Worker
+from tests.bench.workload import Workload, produce
+
+WORKERS: Final = (1, 2, 4)
+
+
+def measure(endpoints: Endpoints, readings: int, workers: Sequence[int] = WORKERS) -> list[Figure]:
+    """Measure each size of the group on the same readings."""
+    costs = [_cpu_s_per_million(endpoints, readings, count) for count in workers]
+    figures = [
+        Figure(name=f"CPU per million readings, {count} worker(s)", value=cost, unit="s")
+        for count, cost in zip(workers, costs, strict=True)
+    ]
+    spread = max(costs) / min(costs)
+    return [
+        *figures,
+        Figure(name="CPU per million readings: dearest / cheapest", value=spread, unit="x", goal="<= 1.15"),
+    ]
+
+
+def _cpu_s_per_million(endpoints: Endpoints, readings: int, worker_count: int) -> float:
+    workload = Workload("scaling", readings, devices=10_000)
+    topic = endpoints.create_topic(workload.name)
+    group = endpoints.new_name("group")
+    with ExitStack() as stack:
+        client = stack.enter_context(endpoints.redis())
+        client.flushdb()
+        workers = [stack.enter_context(Worker.on(endpoints, topic, group)) for _ in range(worker_count)]
+        for worker in workers:
+            worker.wait_ready()
+        before_s = sum(worker.cpu_s() for worker in workers)
+        expected = produce(workload, endpoints.bootstrap_servers, topic)
+        wait_final(client, expected.sentinels, expected.sentinel_event_us)
+        used_s = sum(worker.cpu_s() for worker in workers) - before_s
+    return used_s / readings * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readings", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    arguments = parser.parse_args()
+    with running_services() as endpoints:
+        print_figures(measure(endpoints, arguments.readings, arguments.workers))
+
+
+if __name__ == "__main__":
+    main()

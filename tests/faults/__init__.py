@@ -1,0 +1,1 @@
+"""Tests that kill, freeze and cut the worker and its services."""

@@ -1,0 +1,318 @@
+"""What tests, fault tests and benchmarks share: real workers, and a view of Kafka and Redis from outside."""
+
+import http.client
+import os
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+import redis
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.services.machine import CLONE
+from tests.services.processes import ChildProcess, free_port
+from tests.waiting import wait_until, wait_until_async
+
+__all__ = [
+    "FAUST_WORKER",
+    "Record",
+    "RedisDatabase",
+    "TopicNames",
+    "Worker",
+    "committed_offsets",
+    "consume_all",
+    "create_topics",
+    "delete_topics",
+    "end_offsets",
+    "lag",
+    "produce",
+    "wait_until",
+    "wait_until_async",
+]
+
+FAUST_WORKER = (sys.executable, "-m", "faust", "-A", "stream_cache.app", "worker", "-l", "info")
+# A worker inherits only these, so that a stray setting in a shell can't change a test.
+INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+REQUEST_TIMEOUT_S = 10.0
+QUEUED_RECORD_COUNT = 100_000
+PARTITION_OF_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
+
+
+class Worker(ChildProcess):
+    """A real worker in a process of its own; `env` holds its settings, WEB_PORT is chosen where it is absent.
+
+    `start()` doesn't wait: `wait_ready()` does, until `/health/ready` says 200.
+    """
+
+    def __init__(
+        self, directory: Path, env: Mapping[str, str], *, name: str = "worker", command: Sequence[str] = FAUST_WORKER
+    ) -> None:
+        super().__init__(name, directory)
+        inherited = {k: v for k, v in os.environ.items() if k in INHERITED_VARIABLES or k.startswith("COVERAGE_")}
+        ours = {"PYTHONPATH": str(CLONE), "PYTHONUNBUFFERED": "1", "WEB_BIND": "127.0.0.1"}
+        self.env = {**inherited, **ours, **env}
+        self.web_port = int(self.env.setdefault("WEB_PORT", str(free_port())))
+        self._command = command
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.web_port}"
+
+    def start(self) -> None:
+        self.spawn(self._command, self.env)
+
+    def get(self, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
+        """Return the status and the body of a GET on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.web_port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def what_lacks(self) -> str:
+        try:
+            status, body = self.get("/health/ready")
+        except (OSError, http.client.HTTPException) as error:
+            return repr(error)
+        return "" if status == http.HTTPStatus.OK else f"{status} {body.decode(errors='replace')}"
+
+
+@dataclass(frozen=True)
+class TopicNames:
+    """Topics and a consumer group that nobody else uses."""
+
+    bootstrap: str
+    source: str
+    errors: str
+    group: str
+
+    @classmethod
+    def unique(cls, bootstrap: str) -> "TopicNames":
+        tag = uuid.uuid4().hex[:12]
+        return cls(bootstrap, f"iot_validated_data-{tag}", f"iot_errors-{tag}", f"cache_service_group-{tag}")
+
+    def create(self, partition_count: int = 4) -> None:
+        """Create both topics, the one for errors with one partition."""
+        create_topics(self.bootstrap, {self.source: partition_count, self.errors: 1})
+
+    def env(self) -> dict[str, str]:
+        """Return the worker's settings for them."""
+        return {
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "KAFKA_VALIDATED_DATA_TOPIC": self.source,
+            "KAFKA_ERROR_TOPIC": self.errors,
+            "KAFKA_CONSUMER_GROUP_ID": self.group,
+        }
+
+
+@dataclass(frozen=True)
+class RedisDatabase:
+    """One numbered database of a Redis server."""
+
+    host: str
+    port: int
+    number: int
+    password: str
+
+    @classmethod
+    def of_url(cls, url: str, number: int | None = None) -> "RedisDatabase":
+        """Take the database's number from the URL's path where none is given, 0 where it has none."""
+        parts = urlsplit(url)
+        if number is None:
+            number = int(parts.path.strip("/") or 0)
+        return cls(parts.hostname or "127.0.0.1", parts.port or 6379, number, unquote(parts.password or ""))
+
+    @property
+    def url(self) -> str:
+        credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{credentials}{self.host}:{self.port}/{self.number}"
+
+    def connect(self) -> redis.Redis:
+        """Return a synchronous client that answers bytes; close it."""
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def env(self) -> dict[str, str]:
+        """Return the worker's settings for it."""
+        return {
+            "REDIS_HOST": self.host,
+            "REDIS_PORT": str(self.port),
+            "REDIS_DB": str(self.number),
+            "REDIS_PASSWORD": self.password,
+        }
+
+
+class Record(NamedTuple):
+    """What is to be produced; without a partition the key decides as in Java's client, without a time it is now."""
+
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+    timestamp_ms: int | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def create_topics(bootstrap: str, partition_counts: Mapping[str, int]) -> None:
+    """Create the topics, and wait until every partition has its leader."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    topics = [NewTopic(name, num_partitions=count, replication_factor=1) for name, count in partition_counts.items()]
+    for created in admin.create_topics(topics).values():
+        created.result(REQUEST_TIMEOUT_S)
+
+    def are_led() -> bool:
+        known = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+        return all(
+            name in known and [p.leader >= 0 for p in known[name].partitions.values()] == [True] * count
+            for name, count in partition_counts.items()
+        )
+
+    wait_until(are_led, REQUEST_TIMEOUT_S, f"leaders of {', '.join(partition_counts)}")
+
+
+def delete_topics(bootstrap: str, names: Iterable[str]) -> None:
+    """Delete those of the topics that exist."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    existing = [name for name in names if name in admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics]
+    if existing:
+        for deleted in admin.delete_topics(existing).values():
+            deleted.result(REQUEST_TIMEOUT_S)
+
+
+def produce(bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s: float = 60) -> list[tuple[int, int]]:
+    """Produce in order, gzipped and with acks=all, as the normalizer does.
+
+    Returns: partition and offset of each record, in the order given.
+    Raises: KafkaException for the first record that was refused; TimeoutError when not all were told of in time.
+    """
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,  # keeps the order over retries, and implies acks=all
+            "compression.type": "gzip",
+            "compression.level": 1,  # twice as fast as the default
+            "partitioner": "murmur2_random",
+            "log_level": 3,  # errors: the first use of a new broker warns of a retry
+            "linger.ms": 20,
+            "batch.size": 1_000_000,
+            "queue.buffering.max.messages": QUEUED_RECORD_COUNT,
+        }
+    )
+    places: dict[int, tuple[int, int]] = {}
+    refusals: list[KafkaError] = []
+
+    def note(index: int, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            refusals.append(error)
+            return
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None  # told by every report of success
+        assert offset is not None
+        places[index] = (partition, offset)
+
+    count = 0
+    for count, record in enumerate(records, start=1):
+        while len(producer) >= QUEUED_RECORD_COUNT:
+            producer.poll(0.1)
+        producer.produce(
+            topic,
+            value=record.value,
+            key=record.key,
+            partition=PARTITION_OF_KEY if record.partition is None else record.partition,
+            timestamp=record.timestamp_ms or 0,  # 0 is now
+            headers=list(record.headers),
+            on_delivery=partial(note, count),
+        )
+        if count % 1000 == 0:
+            producer.poll(0)
+    untold = producer.flush(timeout_s)
+    if refusals:
+        raise KafkaException(refusals[0])
+    if untold:
+        raise TimeoutError(f"{untold} of {count} records for {topic} are not acknowledged after {timeout_s:g} s")
+    return [places[index] for index in sorted(places)]
+
+
+def consume_all(bootstrap: str, topic: str, *, timeout_s: float = 60) -> list[Message]:
+    """Return every committed record from each partition's beginning to its end, in order within a partition."""
+    messages: list[Message] = []
+    with _consumer(bootstrap, "nobody") as consumer:
+        unread = set(_partitions(consumer, topic))
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in unread])
+
+        def read() -> bool:
+            for message in consumer.consume(10_000, timeout=0.1):
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+            return not unread
+
+        wait_until(read, timeout_s, f"the end of {topic}", interval_s=0)
+    return messages
+
+
+def committed_offsets(bootstrap: str, group: str, topic: str) -> dict[int, int]:
+    """Return the group's offset per partition; a partition without a commit is left out."""
+    with _consumer(bootstrap, group) as consumer:
+        partitions = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
+        committed = consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S)
+    return {place.partition: place.offset for place in committed if place.offset >= 0}
+
+
+def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
+    """Return the offset per partition that the next record would get."""
+    with _consumer(bootstrap, "nobody") as consumer:
+        return {
+            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S)[1]
+            for partition in _partitions(consumer, topic)
+        }
+
+
+def lag(bootstrap: str, group: str, topic: str) -> int:
+    """Return how many offsets of the topic, read from its very first, the group has not committed."""
+    committed = committed_offsets(bootstrap, group, topic)
+    return sum(end - committed.get(partition, 0) for partition, end in end_offsets(bootstrap, topic).items())
+
+
+@contextmanager
+def _consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+        }
+    )
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def _partitions(consumer: Consumer, topic: str) -> list[int]:
+    metadata = consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
+    if metadata.error is not None:
+        raise KafkaException(metadata.error)
+    return sorted(metadata.partitions)
