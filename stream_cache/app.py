@@ -1,7 +1,7 @@
 """Wires everything together: `create_app(settings)`, and the app that `faust -A stream_cache.app worker` finds.
 
-    Kafka -> batching -> decode -> window -> flush -> store -> Redis
-    HTTP  -> web -> views -> store -> Redis
+Kafka -> batching -> decode -> window -> flush -> store -> Redis
+HTTP  -> web -> views -> store -> Redis
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import faust
 import mode.loop
@@ -48,7 +48,10 @@ class StreamCache(faust.App):
         self.metrics = Metrics()
         self.store = Store.from_settings(settings)
         self.dead_letters = DeadLetters(
-            self._send_error_record, settings.kafka_validated_data_topic, settings.error_original_max_bytes, self.metrics
+            self._send_error_record,
+            settings.kafka_validated_data_topic,
+            settings.error_original_max_bytes,
+            self.metrics,
         )
         self.window = Window(self, settings.flush_interval_s)
         self.flusher = Flusher(
@@ -75,11 +78,12 @@ class StreamCache(faust.App):
         """Whether the worker is a member of its group and does its share; a spare without partitions too."""
         return self._assignment is not None and not self.rebalancing
 
-    async def _keep_latest(self, stream: StreamT[Chunk]) -> None:
+    async def _keep_latest(self, stream: StreamT[Any]) -> None:
         """The agent: keeps the latest reading per device of what it takes, and acks nothing. The flusher does."""
-        async for event in stream.noack().events():
+        async for event in cast("faust.Stream[Chunk]", stream).noack().events():
             await self.flusher.wait_for_room()
-            chunk, partition = event.value, event.message.partition
+            chunk: Chunk = event.value
+            partition = event.message.partition
             decoded = decode_chunk(chunk.records, self.settings.max_clock_skew_s)
             self.metrics.decoded(decoded)
             if decoded.readings or decoded.tombstones:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import msgspec
@@ -45,13 +45,13 @@ class Chunk(msgspec.Struct):
     is_caught_up: bool
 
 
-class ChunkSchema(faust.Schema):
+class ChunkSchema(faust.Schema[None, Chunk]):
     """Hands a chunk to the agent as it is: nothing for Faust to decode, and so nothing to fail or to ack on its own."""
 
-    def loads_key(self, app: AppT[Any], message: Message, **_: Any) -> Any:
+    def loads_key(self, *_: Any, **__: Any) -> Any:
         """A chunk has no key: each of its records has its own."""
 
-    def loads_value(self, app: AppT[Any], message: Message, **_: Any) -> Any:
+    def loads_value(self, app: AppT, message: Message, **_: Any) -> Any:  # noqa: ARG002 - Faust's signature
         """Return the chunk."""
         return message.value
 
@@ -71,6 +71,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin anew."""
         self._handed_over = {}
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -113,10 +114,11 @@ class ChunkConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> _ChunkConsumerThread:
         return _ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ARG002, ASYNC109 - Faust always says 1.0
+    def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ARG002 - Faust always says 1.0
+        """Fetch, for as long as our setting says."""
         return super().getmany(self.poll_timeout_s)
 
-    def _to_message(self, tp: TP, record: Chunk) -> ConsumerMessage:  # type: ignore[override]  # a chunk takes a record's place
+    def _to_message(self, tp: TP, record: Chunk) -> ConsumerMessage:
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -125,7 +127,7 @@ class ChunkConsumer(driver.Consumer):
             0,
             None,
             None,
-            record,
+            cast("bytes", record),  # the chunk takes the place of a record's value
             None,
             0,
             0,
@@ -172,11 +174,12 @@ class ChunkConsumer(driver.Consumer):
         await self.commit_and_end_transactions()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Flush and commit (Faust calls `wait_empty`), then forget."""
         await super().on_partitions_revoked(revoked)
         self._delivered.clear()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        # What an earlier assignment delivered is read again from the committed offset, unless it is committed.
+        """Begin anew: what an earlier assignment delivered and didn't commit is read again."""
         self._delivered.clear()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -196,5 +199,3 @@ class ChunkTransport(driver.Transport):
         self.poll_timeout_s = poll_timeout_s
         self.drain = drain
         super().__init__(*args, **kwargs)
-
-

@@ -216,4 +216,3 @@ def _parse_float(digits: str) -> float | msgspec.Raw:
 
 def _parse_int(digits: str) -> int | msgspec.Raw:
     return int(digits) if len(digits) <= _MAX_INT_DIGITS else msgspec.Raw(digits.encode())
-

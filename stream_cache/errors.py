@@ -49,4 +49,4 @@ class StoreUnavailable(StreamCacheError):
 
 
 class UnflushedReadings(StreamCacheError):
-    """The worker stops with readings that are not in Redis. They are not committed: the next worker reads them again."""
+    """The worker stops with readings that are not in Redis: uncommitted, so the next worker reads them again."""

@@ -22,7 +22,7 @@ from stream_cache.metrics import Metrics
 from stream_cache.models import Reading, SourceRecord
 from stream_cache.window import Window
 
-#: A worker that has caught up flushes at once, but not more often than this: a flush costs about 1 ms whatever its size.
+#: A worker that has caught up flushes at once, but not more often than this: even a small flush costs about 1 ms.
 _MIN_GAP_S = 0.02
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.05, 2.0
 

@@ -22,10 +22,14 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        #: reading: takes part in the order; no_metadata: accepted, changes nothing; tombstone; bad: told to iot_errors.
-        self._records = Counter("stream_cache_records", "Records taken from Kafka, by result", ["result"], registry=registry)
+        #: reading: takes part in the order; no_metadata: changes nothing; tombstone; bad: told to iot_errors.
+        self._records = Counter(
+            "stream_cache_records", "Records taken from Kafka, by result", ["result"], registry=registry
+        )
         #: written; stale: Redis had something newer; expired: older than the TTL; refused: the key is not ours.
-        self._devices = Counter("stream_cache_devices", "Devices flushed to Redis, by result", ["result"], registry=registry)
+        self._devices = Counter(
+            "stream_cache_devices", "Devices flushed to Redis, by result", ["result"], registry=registry
+        )
         #: ok, or failed: tried again.
         self._flushes = Counter("stream_cache_flushes", "Flushes tried, by result", ["result"], registry=registry)
         self._flush_seconds = Histogram(
@@ -34,7 +38,7 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             registry=registry,
         )
-        #: bad_record: one was found; error_topic: iot_errors refused one, tried again; redis: a flush or a lookup failed.
+        #: bad_record: found one; error_topic: it refused one, tried again; redis: a flush or lookup failed.
         self._errors = Counter("stream_cache_errors", "Errors, by kind", ["kind"], registry=registry)
         self._pruned = Counter("stream_cache_pruned_devices", "Ids taken out of the index", registry=registry)
         for counter, labels in (
@@ -46,7 +50,9 @@ class Metrics:
             for label in labels:  # a series that exists from the start can be alerted on
                 counter.labels(label)
 
-    def watch(self, *, lag: Callable[[], float], window_devices: Callable[[], float], unacked: Callable[[], float]) -> None:
+    def watch(
+        self, *, lag: Callable[[], float], window_devices: Callable[[], float], unacked: Callable[[], float]
+    ) -> None:
         """Say where the gauges are read from, when they are asked for."""
         for name, text, read in (
             ("lag_records", "Records of the assigned partitions that are not yet committed", lag),

@@ -72,17 +72,24 @@ class SourceRecord(Protocol):
     """A raw record of the source topic, as aiokafka hands it over."""
 
     @property
-    def partition(self) -> int: ...
+    def partition(self) -> int:
+        """Partition of the source topic."""
+
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Offset within the partition."""
+
     @property
     def timestamp(self) -> int:
         """Kafka timestamp, in milliseconds since 1970 UTC."""
 
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """Key, in practice the device id."""
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """JSON text, None for a tombstone."""
 
 
 class Reading(msgspec.Struct, gc=False):

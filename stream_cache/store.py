@@ -12,7 +12,6 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -94,7 +93,12 @@ class Store:
                 )
             )
 
-        return cls(client(max_connections=4), client(max_connections=32), settings.redis_metadata_ttl_s, 4 * settings.redis_timeout_s)
+        return cls(
+            client(max_connections=4),
+            client(max_connections=32),
+            settings.redis_metadata_ttl_s,
+            4 * settings.redis_timeout_s,
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -128,10 +132,15 @@ class Store:
         return (await self.get_many([device_id]))[0]
 
     async def get_many(self, device_ids: Sequence[str]) -> list[Device | None]:
-        """Look devices up, all in one round trip; None for each that isn't there. Raises: StoreUnavailable within 2.5 s."""
+        """Look devices up, all in one round trip; None for each that isn't there.
+
+        Raises: StoreUnavailable within 2.5 s.
+        """
         async with _as_unavailable(_LOOKUP_TIMEOUT_S):
             (reply,) = await self._get_many.call(self._reader, [msgspec.msgpack.encode(device_ids)])
-        return [_device(device_id, fields) if fields else None for device_id, fields in zip(device_ids, reply, strict=True)]
+        return [
+            _device(device_id, fields) if fields else None for device_id, fields in zip(device_ids, reply, strict=True)
+        ]
 
     async def list_devices(self, limit: int, cursor: str | None) -> Page:
         """Return one page of ids. An id that stays is seen exactly once over all pages.
@@ -141,7 +150,7 @@ class Store:
         begin = b"-" if cursor is None else b"(" + _decode_cursor(cursor)
         async with _as_unavailable(_LOOKUP_TIMEOUT_S):
             pipeline = self._reader.pipeline(transaction=False)
-            pipeline.zrange(_INDEX, begin, "+", bylex=True, offset=0, num=limit + 1)  # type: ignore[arg-type]  # bytes are fine
+            pipeline.zrange(_INDEX, begin, "+", bylex=True, offset=0, num=limit + 1)
             pipeline.scard(_DEVICES)
             ids, count = await pipeline.execute()
         has_more = len(ids) > limit
@@ -272,12 +281,15 @@ def _device(device_id: str, fields: Sequence[bytes | None]) -> Device:
     odd_names = set(odd.decode().split()) if odd else ()
     return Device(
         device_id,
-        {name: _value(value, (name in _USUALLY_JSON) != (name in odd_names)) for name, value in zip(_FIELDS, values, strict=True)},
+        {
+            name: _value(value, is_json=(name in _USUALLY_JSON) != (name in odd_names))
+            for name, value in zip(_FIELDS, values, strict=True)
+        },
         (last_updated or b"").decode(errors="replace"),
     )
 
 
-def _value(text: bytes | None, is_json: bool) -> msgspec.Raw | str | None:
+def _value(text: bytes | None, *, is_json: bool) -> msgspec.Raw | str | None:
     if text is None:
         return None
     if is_json and (text in _COMMON_JSON or _is_json(text)):

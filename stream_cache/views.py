@@ -56,7 +56,9 @@ class DevicesMetadata(_View):
         """Answer the metadata of each device asked for, in the order asked, and which are missing."""
         device_ids = _parse_bulk(await request.read(), self.app.settings.bulk_max_devices)
         found = await self.app.store.get_many(device_ids)
-        missing = dict.fromkeys(device_id for device_id, device in zip(device_ids, found, strict=True) if device is None)
+        missing = dict.fromkeys(
+            device_id for device_id, device in zip(device_ids, found, strict=True) if device is None
+        )
         return json_response({"devices": [_as_json(device) for device in found if device], "missing": list(missing)})
 
 
@@ -71,9 +73,7 @@ class Devices(_View):
             page = await self.app.store.list_devices(limit, request.query.get("cursor"))
         except ValueError:
             raise _invalid("cursor: must be a next_cursor of an earlier answer") from None
-        return json_response(
-            {"devices": page.device_ids, "count": page.total_count, "next_cursor": page.next_cursor}
-        )
+        return json_response({"devices": page.device_ids, "count": page.total_count, "next_cursor": page.next_cursor})
 
 
 @health.route("/health/live")
@@ -97,7 +97,8 @@ class Ready(_View):
         checks = await self.app.health.readiness()
         is_ready = all(state == "ok" for state in checks.values())
         return json_response(
-            {"status": "ready" if is_ready else "not_ready", "checks": checks}, HTTPStatus.OK if is_ready else _NOT_READY
+            {"status": "ready" if is_ready else "not_ready", "checks": checks},
+            HTTPStatus.OK if is_ready else _NOT_READY,
         )
 
 

@@ -53,26 +53,30 @@ def application_options() -> dict[str, Any]:
 async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except ApiError as error:
-        return _error(error.status, error.code, error.message)
     except StoreUnavailable:
         request.app["on_store_unavailable"]()
         headers = {"Retry-After": str(_RETRY_AFTER_S)}
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer; try again", headers)
-    except web.HTTPRequestEntityTooLarge:
-        message = f"the body is larger than {MAX_BODY_BYTES} bytes"
-        return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", message)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"{error.method} is not allowed here; allowed: {allowed}"
-        return _error(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, {"Allow": allowed})
-    except web.HTTPNotFound:
-        return _error(HTTPStatus.NOT_FOUND, "not_found", "there is nothing at this path")
+    except ApiError as error:
+        return _error(error.status, error.code, error.message)
     except web.HTTPException as error:
-        return _error(error.status, "invalid_request", error.reason)
+        return _http_error(error)
     except Exception:
         _logger.exception("a request failed: %s %r", request.method, request.path)
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why")
+
+
+def _http_error(error: web.HTTPException) -> web.Response:
+    """Say in the contract's form what aiohttp refuses."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{error.method} is not allowed here; allowed: {allowed}"
+        return _error(error.status, "method_not_allowed", message, {"Allow": allowed})
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return _error(error.status, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+    if isinstance(error, web.HTTPNotFound):
+        return _error(error.status, "not_found", "there is nothing at this path")
+    return _error(error.status, "invalid_request", error.reason)
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import faust
 import msgspec
 from faust.tables import TableManager
+from faust.tables.wrappers import WindowWrapper
 from faust.types.tables import CollectionT
 from faust.types.windows import WindowRange
 from faust.windows import TumblingWindow
@@ -45,7 +46,8 @@ class Window:
     def __init__(self, app: faust.App, size_s: float, clock: Callable[[], float] = time.time) -> None:
         table = app.Table("latest", partitions=None, help="Latest reading per device of the running window.")
         # It never expires by itself: only a flush takes readings out, else a long Redis outage would lose them.
-        self._by_partition = table.using_window(_FlushWindow(size_s)).relative_to(lambda _event: clock())
+        by_partition = cast("WindowWrapper", table.using_window(_FlushWindow(size_s)))
+        self._by_partition = by_partition.relative_to(lambda _event: clock())
         self._entries = table
 
     def add(self, partition: int, readings: Iterable[Reading], tombstones: Iterable[Reading]) -> None:
@@ -74,7 +76,7 @@ class Window:
         return sum(len(latest.readings) + len(latest.tombstones) for latest in self._entries.values())
 
 
-class _FlushWindow(TumblingWindow):  # type: ignore[misc]  # its base is compiled, so untyped
+class _FlushWindow(TumblingWindow):
     """A tumbling window of any size: Faust's own steps in whole seconds, and fails below one (`int(step)` is 0)."""
 
     def ranges(self, timestamp: float) -> list[WindowRange]:

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from itertools import cycle
@@ -21,7 +21,7 @@ CONNECTIONS: Final = 16
 
 
 class LoadError(Exception):
-    """The server did not answer every request with 200."""
+    """The server did not answer every request as it must."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,11 +104,16 @@ async def _aiohttp_requests_per_s(url: str, requests: Sequence[Request], seconds
 
 
 def latencies_ms(
-    url: str, requests: Sequence[Request], *, while_true: Callable[[], bool], pause_s: float = 0.0
+    url: str,
+    requests: Sequence[Request],
+    *,
+    while_true: Callable[[], bool],
+    pause_s: float = 0.0,
+    accepted: Collection[int] = (200,),
 ) -> list[float]:
     """Send one request after another on one connection while the condition holds; it is asked before each.
 
-    Raises: LoadError.
+    Raises: LoadError for a status that is not accepted.
     """
     address = urlsplit(url)
     connection = HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=30)
@@ -122,7 +127,7 @@ def latencies_ms(
             answer = connection.getresponse()
             answer.read()
             found.append((time.perf_counter() - asked_s) * 1e3)
-            if answer.status != 200:
+            if answer.status not in accepted:
                 raise LoadError(f"{answer.status} for {request.path}")
             time.sleep(pause_s)
     finally:
