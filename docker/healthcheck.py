@@ -8,6 +8,7 @@ Standard library only, and http.client rather than urllib: no proxy of the envir
 
 import http.client
 import os
+import ssl
 import sys
 
 TIMEOUT_S = 2.5
@@ -21,8 +22,10 @@ def find_fault() -> str | None:
     bind = os.environ.get("WEB_BIND", "")
     port = os.environ.get("WEB_PORT", "6066")
     try:
-        connection = http.client.HTTPConnection(LOOPBACK_OF.get(bind, bind), int(port), timeout=TIMEOUT_S)
-        connection.request("GET", "/health/live", headers={"Connection": "close"})
+        connection = _connection(LOOPBACK_OF.get(bind, bind), int(port))
+        token = os.environ.get("API_TOKEN")
+        headers = {"Connection": "close"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        connection.request("GET", "/health/live", headers=headers)
         response = connection.getresponse()
         if response.status == http.HTTPStatus.OK:
             return None
@@ -30,6 +33,16 @@ def find_fault() -> str | None:
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
         return f"no answer at port {port}: {type(error).__name__}: {error}"
     return f"/health/live answered {response.status}: {' '.join(body.split())}"
+
+
+def _connection(host: str, port: int) -> http.client.HTTPConnection:
+    if not os.environ.get("WEB_TLS_CERT_FILE"):
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    # The certificate names the host that clients see, not the loopback address.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
 import faust
 import mode.loop
-from faust.types import StreamT
+from faust.types import TP, StreamT
 
 from stream_cache import views
-from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
+from stream_cache.batching import Chunk, ChunkConsumer, ChunkSchema, ChunkTransport
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
@@ -26,8 +27,9 @@ from stream_cache.health import Health
 from stream_cache.metrics import Metrics
 from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
+from stream_cache.state import StateGuard
 from stream_cache.store import Store
-from stream_cache.web import WebServer, application_options
+from stream_cache.web import WebServer
 from stream_cache.window import ChangelogFreeTable, ChangelogFreeTableManager, Window
 from stream_cache.worker import Worker
 
@@ -63,7 +65,11 @@ class StreamCache(faust.App):
             max_unacked=settings.max_unacked_readings,
         )
         self.pruner = Pruner(self.store, self.metrics, interval_s=settings.prune_interval_s)
-        self.health = Health(self)
+        self.state_guard = StateGuard(self)
+        self.health = Health(self, stall_timeout_s=settings.stall_timeout_s, stall_exit_s=settings.stall_exit_s)
+        self.metrics.watch(
+            lag=self._lag, window_devices=self.window.device_count, unacked=lambda: self.flusher.unacked_count
+        )
         self.agent(
             self.topic(settings.kafka_validated_data_topic, schema=ChunkSchema()),
             name="latest_per_device",
@@ -74,9 +80,36 @@ class StreamCache(faust.App):
             self.web.blueprints.add("", blueprint)
 
     @property
-    def has_joined_group(self) -> bool:
-        """Whether the worker is a member of its group and does its share; a spare without partitions too."""
-        return self._assignment is not None and not self.rebalancing
+    def group_state(self) -> str:
+        """Return "ok" for a member of the group that does its share (a spare too), else what it does."""
+        if self.rebalancing:
+            return "rebalancing"
+        return "ok" if self._assignment is not None else "joining the group"
+
+    @property
+    def started_from(self) -> Mapping[TP, int | None] | None:
+        """The committed offsets at which this worker began, None until it has."""
+        return self._chunk_consumer.started_from
+
+    async def is_beginning(self, offsets: Mapping[TP, int | None]) -> bool:
+        """Tell whether the offsets are those at which the partitions begin."""
+        begins = await self.consumer.earliest_offsets(*offsets)
+        return all((offset or 0) <= begins[tp] for tp, offset in offsets.items())
+
+    def committed_offsets(self) -> Mapping[TP, int | None]:
+        """Return the committed offset of each assigned partition, None where nothing is committed."""
+        return self._chunk_consumer.committed_offsets()
+
+    def source_partition_count(self) -> int | None:
+        """Return how many partitions the source topic has, None while it doesn't exist."""
+        return self._chunk_consumer.partition_count(self.settings.kafka_validated_data_topic)
+
+    def _lag(self) -> float:
+        return self._chunk_consumer.lag()
+
+    @property
+    def _chunk_consumer(self) -> ChunkConsumer:
+        return cast("ChunkConsumer", self.consumer)
 
     async def _keep_latest(self, stream: StreamT[Any]) -> None:
         """The agent: keeps the latest reading per device of what it takes, and acks nothing. The flusher does."""
@@ -105,15 +138,13 @@ class StreamCache(faust.App):
         """Start the parts that live. Faust makes a data directory here; we keep nothing on disk."""
         await self.add_runtime_dependency(self.flusher)
         await self.add_runtime_dependency(self.pruner)
+        await self.add_runtime_dependency(self.state_guard)
+        await self.add_runtime_dependency(self.health)
 
     async def on_shutdown(self) -> None:
         """Close Redis, last of all."""
         await self.store.close()
         await super().on_shutdown()
-
-    def on_webserver_init(self, web: Any) -> None:
-        """Connect the server's errors to the metrics."""
-        web.web_app["on_store_unavailable"] = self.metrics.lookup_failed
 
     def _new_transport(self) -> ChunkTransport:
         return ChunkTransport(
@@ -155,11 +186,23 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "web_bind": settings.web_bind,
         "web_port": settings.web_port,
         "web_in_thread": False,
-        "web_application_options": application_options(),
+        "web_ssl_context": _tls_context(settings),
         "Table": ChangelogFreeTable,
         "TableManager": ChangelogFreeTableManager,
         "Worker": Worker,
     }
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.web_tls_cert_file:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.web_tls_cert_file, settings.web_tls_key_file)
+    except (OSError, ssl.SSLError) as error:
+        may_hold = f"the path of a readable PEM certificate, its key in WEB_TLS_KEY_FILE ({error})"
+        raise WrongSetting("WEB_TLS_CERT_FILE", settings.web_tls_cert_file, may_hold) from None
+    return context
 
 
 def _refuse_contradictions(settings: Settings, environ: Mapping[str, str]) -> None:

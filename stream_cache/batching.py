@@ -88,10 +88,15 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                 chunks[tp] = [Chunk(records or (), state.position, is_caught_up)]
         return chunks
 
+    def consumer_client(self) -> Any:
+        """Return aiokafka's client."""
+        return self._ensure_consumer()._client  # noqa: SLF001 - its view of the cluster is not public
+
     def partition_states(self) -> dict[TP, Any]:
         """Return aiokafka's state of each assigned partition that has a position: `.position`, `.lso`."""
         # No public way asks for a position without waiting.
-        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - see above
+        consumer = self._consumer
+        subscription = consumer and consumer._subscription.subscription  # noqa: SLF001 - see above
         if subscription is None or subscription.assignment is None:
             return {}
         states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
@@ -106,6 +111,8 @@ class ChunkConsumer(driver.Consumer):
     def __init__(self, transport: ChunkTransport, *args: Any, **kwargs: Any) -> None:
         self.poll_timeout_s = transport.poll_timeout_s
         self.drain = transport.drain
+        #: The committed offsets at which this process began, None until it has.
+        self.started_from: dict[TP, int | None] | None = None
         self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
         super().__init__(transport, *args, **kwargs)
         self._deliver_to_stream = self.callback
@@ -141,6 +148,21 @@ class ChunkConsumer(driver.Consumer):
             max(0, (state.lso or 0) - (self._committed_offset.get(tp) or 0))
             for tp, state in self._thread.partition_states().items()
         )
+
+    def committed_offsets(self) -> dict[TP, int | None]:
+        """Return the committed offset of each assigned partition, None where nothing is committed."""
+        return {tp: self._committed_offset.get(tp) for tp in self._thread.partition_states()}
+
+    def partition_count(self, topic: str) -> int | None:
+        """Return how many partitions a topic has, None when it doesn't exist (as far as the client knows)."""
+        partitions = self._thread.consumer_client().cluster.partitions_for_topic(topic)
+        return len(partitions) if partitions else None
+
+    async def perform_seek(self) -> None:
+        """Go to the committed offsets, and remember the first ones: they tell a rebuild from the topic's begin."""
+        await super().perform_seek()
+        if self.started_from is None:
+            self.started_from = self.committed_offsets()
 
     async def _deliver(self, message: Message) -> None:
         self._delivered[message.tp].append(message)

@@ -40,6 +40,11 @@ class DeadLetters:
         self._telling: set[asyncio.Task[None]] = set()
         self.trouble: str | None = None
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether error records are on their way, or wait for the topic."""
+        return bool(self._telling)
+
     def tell(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> asyncio.Future[None]:
         """Begin to send the error records. The future is done when the broker has all of them; it is never failed."""
         task = asyncio.create_task(self._tell_all(refused))

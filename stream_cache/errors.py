@@ -5,6 +5,7 @@ StreamCacheError
  +-- BadRecord           a record that the contract refuses; told to ``iot_errors``
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis
+ +-- ConsumerStalled     nothing was read for long, though there is something to read
 """
 
 from __future__ import annotations
@@ -50,3 +51,7 @@ class StoreUnavailable(StreamCacheError):
 
 class UnflushedReadings(StreamCacheError):
     """The worker stops with readings that are not in Redis: uncommitted, so the next worker reads them again."""
+
+
+class ConsumerStalled(StreamCacheError):
+    """The consumer reads nothing, though the broker has records for it. A restart is the cure."""

@@ -77,6 +77,8 @@ class Flusher(mode.Service):
         self._interval_s, self._max_unacked = interval_s, max_unacked
         self._taken: list[_Taken] = []
         self._unacked_count = 0
+        self._taken_count = 0
+        self._is_putting = False
         self._has_taken = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._has_acked = asyncio.Event()
@@ -86,6 +88,16 @@ class Flusher(mode.Service):
     def unacked_count(self) -> int:
         """Records taken from Kafka that are not yet safe to commit."""
         return self._unacked_count
+
+    @property
+    def taken_count(self) -> int:
+        """Records taken from Kafka since the start."""
+        return self._taken_count
+
+    @property
+    def is_putting(self) -> bool:
+        """Whether a flush is on its way, or waits for the sink."""
+        return self._is_putting
 
     async def wait_for_room(self) -> None:
         """Wait until fewer records than the limit are unacked."""
@@ -100,6 +112,7 @@ class Flusher(mode.Service):
         """Note a chunk whose readings were added to the window; `told` is done when its bad records are told."""
         self._taken.append(_Taken(ack, record_count, [told] if told else []))
         self._unacked_count += record_count
+        self._taken_count += record_count
         self._has_taken.set()
         if is_caught_up:
             self._is_urgent.set()
@@ -141,7 +154,9 @@ class Flusher(mode.Service):
         self._has_taken.clear()
         self._is_urgent.clear()
         readings, tombstones = list(latest.readings.values()), list(latest.tombstones.values())
+        self._is_putting = True
         refused = await self._put_until_done(readings, tombstones) if readings or tombstones else ()
+        self._is_putting = False
         self._last_flush_ended = time.monotonic()
         if refused:
             told = self._tell([(reading.record, bad) for reading, bad in refused])

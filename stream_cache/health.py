@@ -1,34 +1,130 @@
-"""Probes: can the process do its job at all, and does it do it now."""
+"""Probes: can the process do its job at all, and does it do it now; and the watchdog of a consumer that stalls."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING, Any
 
-from stream_cache.errors import StoreUnavailable
+import aiokafka
+import aiokafka.errors
+import mode
+
+from stream_cache.errors import ConsumerStalled, StoreUnavailable
 
 if TYPE_CHECKING:
     from stream_cache.app import StreamCache
 
+_CHECK_EVERY_S = 1.0
+_PROBE_TIMEOUT_S = 5.0
+_REMIND_EVERY_S = 60.0
 
-class Health:
-    """What the health views answer."""
 
-    def __init__(self, app: StreamCache) -> None:
-        self._app = app
+class Health(mode.Service):
+    """What the health views answer. Lives: watches the consumer, which in this ecosystem may stall in silence.
+
+    Stalled is: the source topic has records beyond what is committed, the broker answers, nothing waits for Redis or
+    for the error topic, and nothing has been taken or committed for `stall_timeout_s`. `/health/live` says 503 then;
+    after `stall_exit_s` more the worker exits with 1, for its supervisor to start it anew.
+    """
+
+    def __init__(self, app: StreamCache, *, stall_timeout_s: float, stall_exit_s: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._app, self._stall_timeout_s, self._stall_exit_s = app, stall_timeout_s, stall_exit_s
+        self._stalled_since: float | None = None
+        self._progress: object = None
+        self._progress_at = time.monotonic()
+        self._missing_told_at = -math.inf
 
     def liveness(self) -> dict[str, str]:
         """Return what makes a restart the best help, by check; empty when all is well."""
-        return {}
+        if self._stalled_since is None:
+            return {}
+        seconds = time.monotonic() - self._progress_at
+        return {"consumer": f"stalled: there are records to read, and none was taken or committed for {seconds:.0f} s"}
 
     async def readiness(self) -> dict[str, str]:
         """Return each check's state: "ok", or what is the matter. Takes up to 2.5 s when Redis doesn't answer."""
         app = self._app
-        group = "ok" if app.has_joined_group else "joining the group" if not app.rebalancing else "rebalancing"
-        error_topic = app.dead_letters.trouble
         try:
             await app.store.ping()
         except StoreUnavailable as error:
             redis = str(error)
         else:
             redis = "ok"
-        return {"kafka": group, "redis": redis, "error_topic": error_topic or "ok"}
+        return {
+            "kafka": app.group_state,
+            "redis": redis,
+            "error_topic": app.dead_letters.trouble or "ok",
+            "state": app.state_guard.finding,
+        }
+
+    @mode.Service.task
+    async def _watch_consumer(self) -> None:
+        while not self.should_stop:
+            await self.sleep(_CHECK_EVERY_S)
+            self._look_for_source_topic()
+            await self._check_progress()
+
+    def _look_for_source_topic(self) -> None:
+        """Say in the log that the source topic is missing, once in a while, and when it has come."""
+        topic, count = self._app.settings.kafka_validated_data_topic, self._app.source_partition_count()
+        if count is None and time.monotonic() - self._missing_told_at > _REMIND_EVERY_S:
+            self._missing_told_at = time.monotonic()
+            self.log.warning("waiting for the source topic %r, which does not exist yet: create it", topic)
+        elif count is not None and self._missing_told_at != -math.inf:
+            self._missing_told_at = -math.inf
+            self.log.info("the source topic %r is there, with %d partitions", topic, count)
+
+    async def _check_progress(self) -> None:
+        app = self._app
+        progress = (app.flusher.taken_count, app.flusher.unacked_count, app.committed_offsets())
+        is_waiting = app.flusher.is_putting or app.dead_letters.is_telling
+        if progress != self._progress or is_waiting:
+            self._note_progress(progress)
+            return
+        silent_s = time.monotonic() - self._progress_at
+        if silent_s < self._stall_timeout_s:
+            return
+        lag = await self._lag_by_the_broker()
+        if not lag:
+            self._note_progress(progress)
+        elif self._stalled_since is None:
+            self._stalled_since = time.monotonic()
+            self.log.error(
+                "the consumer has stalled: %d records to read, none taken or committed for %.0f s; taken so far %d, "
+                "unacked %d, group: %s, committed: %s; /health/live says 503, exit in %.0f s",
+                lag,
+                silent_s,
+                app.flusher.taken_count,
+                app.flusher.unacked_count,
+                app.group_state,
+                app.committed_offsets(),
+                self._stall_exit_s,
+            )
+        elif time.monotonic() - self._stalled_since > self._stall_exit_s:
+            await app.crash(ConsumerStalled(f"{lag} records to read, and none was taken for {silent_s:.0f} s"))
+
+    def _note_progress(self, progress: object) -> None:
+        if self._stalled_since is not None:
+            self.log.info("the consumer goes on")
+        self._progress, self._progress_at, self._stalled_since = progress, time.monotonic(), None
+
+    async def _lag_by_the_broker(self) -> int:
+        """Ask the broker, over a connection of its own: the consumer's may be what stalls. 0 when it is away."""
+        committed = self._app.committed_offsets()
+        probe = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=self._app.settings.kafka_bootstrap_servers, isolation_level="read_committed"
+        )
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await probe.start()
+                ends = await probe.end_offsets(committed)
+                begins = await probe.beginning_offsets(committed)
+        except (aiokafka.errors.KafkaError, OSError, TimeoutError) as error:
+            self.log.info("the broker does not say where the topic ends: %s: %s", type(error).__name__, error)
+            return 0
+        finally:
+            await probe.stop()
+        return sum(max(0, end - (committed[tp] or begins[tp])) for tp, end in ends.items())

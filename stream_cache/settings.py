@@ -57,6 +57,21 @@ def _matching(pattern: re.Pattern[str], may_hold: str) -> _Form:
     return _Form(read, may_hold)
 
 
+def _one_of(*words: str) -> _Form:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return _Form(read, "one of " + ", ".join(words))
+
+
+def _read_flag(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
 def _read_servers(text: str) -> str:
     for server in text.split(","):
         found = _HOST_PORT.fullmatch(server.strip())
@@ -78,6 +93,9 @@ _NAME = _matching(re.compile(r"[^\x00-\x1f\x7f]{1,249}"), "a name of 1 to 249 ch
 _HOST = _matching(re.compile(r"[^\s/@]+"), "a host name or an address")
 _TEXT = _Form(str, "any text")
 _OPTIONAL_NAME = _matching(re.compile(r"[^\x00-\x1f\x7f]{0,249}"), "nothing, or a name of up to 249 characters")
+_TOKEN = _matching(re.compile(r"[\x21-\x7e]*"), "nothing, or visible ASCII characters without spaces")
+_FLAG = _Form(_read_flag, "true or false")
+_FILE = _Form(str, "nothing, or the path of a PEM file")
 _PORT = _whole(1, 65535)
 
 
@@ -116,6 +134,14 @@ class Settings:
     kafka_metadata_max_age_s: float = _variable("KAFKA_METADATA_MAX_AGE_S", 10.0, _seconds(0.5, 300))
     kafka_group_instance_id: str = _variable("KAFKA_GROUP_INSTANCE_ID", "", _OPTIONAL_NAME)
     shutdown_timeout_s: float = _variable("SHUTDOWN_TIMEOUT_S", 5.0, _seconds(0.1, 8))
+    stall_timeout_s: float = _variable("STALL_TIMEOUT_S", 60.0, _seconds(1, 86_400))
+    stall_exit_s: float = _variable("STALL_EXIT_S", 60.0, _seconds(1, 86_400))
+    redis_durability: str = _variable("REDIS_DURABILITY", "none", _one_of("none", "replica", "aof"))
+    api_token: str = _variable("API_TOKEN", "", _TOKEN, secret=True)
+    health_needs_token: bool = _variable("HEALTH_NEEDS_TOKEN", False, _FLAG)
+    web_max_connections: int = _variable("WEB_MAX_CONNECTIONS", 1000, _whole(1, 100_000))
+    web_tls_cert_file: str = _variable("WEB_TLS_CERT_FILE", "", _FILE)
+    web_tls_key_file: str = _variable("WEB_TLS_KEY_FILE", "", _FILE)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -135,8 +161,13 @@ class Settings:
                 held = None if setting.metadata["secret"] else text
                 raise WrongSetting(variable, held, form.may_hold) from None
         settings = cls(**values)
-        if settings.kafka_error_topic == settings.kafka_validated_data_topic:
-            raise WrongSetting(
-                "KAFKA_ERROR_TOPIC", settings.kafka_error_topic, "a topic other than KAFKA_VALIDATED_DATA_TOPIC"
-            )
+        settings._check_together()
         return settings
+
+    def _check_together(self) -> None:
+        if self.kafka_error_topic == self.kafka_validated_data_topic:
+            may_hold = "a topic other than KAFKA_VALIDATED_DATA_TOPIC"
+            raise WrongSetting("KAFKA_ERROR_TOPIC", self.kafka_error_topic, may_hold)
+        if bool(self.web_tls_cert_file) != bool(self.web_tls_key_file):
+            missing = "WEB_TLS_KEY_FILE" if self.web_tls_cert_file else "WEB_TLS_CERT_FILE"
+            raise WrongSetting(missing, "", "the path of a PEM file, as the other one of the two does")

@@ -27,6 +27,7 @@ from stream_cache.models import Metadata, Reading, format_time, json_text
 from stream_cache.settings import Settings
 
 _DEVICES, _INDEX, _PRUNE_LEASE = "devices", "stream_cache:index", "stream_cache:prune_lease"
+_STATE, _BARRIER = "stream_cache:state", "stream_cache:barrier"
 _FIELDS = Metadata.__struct_fields__
 #: The kind of text each field usually holds; a hash names those that differ in its field `_json`.
 _USUALLY_JSON = {"persist"}
@@ -65,8 +66,11 @@ class Store:
         timeout_s: after which a pipeline of writes, its few tries together, counts as failed.
     """
 
-    def __init__(self, writer: redis.Redis, reader: redis.Redis, ttl_s: int, timeout_s: float) -> None:
+    def __init__(
+        self, writer: redis.Redis, reader: redis.Redis, *, ttl_s: int, timeout_s: float, durability: str = "none"
+    ) -> None:
         self._writer, self._reader, self._ttl_ms, self._timeout_s = writer, reader, ttl_s * 1000, timeout_s
+        self._durability = durability
         self._put_latest = _Script("put_latest.lua")
         self._get_many = _Script("get_many.lua")
         self._prune = _Script("prune.lua")
@@ -96,8 +100,9 @@ class Store:
         return cls(
             client(max_connections=4),
             client(max_connections=32),
-            settings.redis_metadata_ttl_s,
-            4 * settings.redis_timeout_s,
+            ttl_s=settings.redis_metadata_ttl_s,
+            timeout_s=4 * settings.redis_timeout_s,
+            durability=settings.redis_durability,
         )
 
     async def close(self) -> None:
@@ -121,6 +126,7 @@ class Store:
             blobs = [self._pack(*page) for page in some]
             async with _as_unavailable(self._timeout_s):
                 replies = await self._put_latest.call(self._writer, blobs)
+                await self._wait_until_durable()
             for (some_readings, some_tombstones), reply in zip(some, replies, strict=True):
                 written, stale, expired = written + reply[0], stale + reply[1], expired + reply[2]
                 refused += (_refuse(some_readings[index - 1]) for index in reply[3])
@@ -172,10 +178,51 @@ class Store:
         async with _as_unavailable(self._timeout_s):
             return bool(await self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000)))
 
+    async def has_devices(self) -> bool:
+        """Tell whether any device is held."""
+        async with _as_unavailable(self._timeout_s):
+            return bool(await self._writer.exists(_DEVICES))
+
+    async def get_state(self) -> str | None:
+        """Return what `set_state` said last, None when Redis has lost it."""
+        async with _as_unavailable(self._timeout_s):
+            text: bytes | None = await self._writer.get(_STATE)  # type: ignore[assignment]  # nothing is decoded
+        return None if text is None else text.decode()
+
+    async def set_state(self, state: str) -> None:
+        """Keep a word on whether the state is complete, for as long as Redis keeps anything."""
+        async with _as_unavailable(self._timeout_s):
+            await self._writer.set(_STATE, state)
+
     async def ping(self) -> None:
         """Raises: StoreUnavailable when Redis doesn't answer a lookup within 2.5 s."""
         async with _as_unavailable(_LOOKUP_TIMEOUT_S):
             await self._reader.ping()
+
+    async def _wait_until_durable(self) -> None:
+        """Wait until what was written so far is where REDIS_DURABILITY wants it.
+
+        WAIT looks at the last write of its own connection, so it follows one in its own pipeline: whatever was written
+        before, over any connection, lies before that one in the replication stream.
+
+        Raises: StoreUnavailable when it isn't there in time. Source: Redis manual, "WAIT" and "WAITAOF" (7.2).
+        """
+        if self._durability == "none":
+            return
+        wait_ms = int(self._timeout_s * 250)
+        pipeline = self._writer.pipeline(transaction=False)
+        pipeline.set(_BARRIER, "")
+        if self._durability == "replica":
+            pipeline.execute_command("WAIT", 1, wait_ms)
+            _, replica_count = await pipeline.execute()
+            is_durable = replica_count >= 1
+        else:
+            pipeline.execute_command("WAITAOF", 1, 0, wait_ms)
+            _, (local_count, _) = await pipeline.execute()
+            is_durable = local_count >= 1
+        if not is_durable:
+            where = "at a replica" if self._durability == "replica" else "in the append-only file"
+            raise StoreUnavailable(f"Redis: what was written is not yet {where} (REDIS_DURABILITY)")
 
     def _pack(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> bytes:
         return msgspec.msgpack.encode(

@@ -1,23 +1,41 @@
-"""The web server: Faust's aiohttp driver, with every error in the contract's form and Faust's own pages closed.
+"""The web server: Faust's aiohttp driver with limits, a token, and every error in the contract's form.
 
-Between aiohttp and `views.py`.
+Between aiohttp and `views.py`. Faust's own pages are closed: they show internals.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mode
 import msgspec
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 from faust.web.drivers import aiohttp as driver
 
 from stream_cache.errors import StoreUnavailable
 
-MAX_BODY_BYTES = 1024 * 1024
+if TYPE_CHECKING:
+    from stream_cache.app import StreamCache
+
+_MAX_BODY_BYTES = 1024 * 1024
+_MAX_LINE_BYTES = 65_536  # a device id of 10 kB, percent-encoded
+_MAX_HEADER_BYTES, _MAX_HEADER_COUNT = 8192, 64
+#: How long a connection may be idle, or take to send the head of a request.
+_IDLE_TIMEOUT_S = 15.0
+_BODY_TIMEOUT_S = 10.0
 _RETRY_AFTER_S = 1
+_OPEN_WITHOUT_TOKEN = ("/health/", "/metrics")
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'",
+    "Server": "stream_cache",
+    "X-Content-Type-Options": "nosniff",
+}
 _logger = mode.get_logger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,18 +43,71 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class ApiError(Exception):
     """An answer that is an error: `code` is one of the contract's, section 4."""
 
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
-        self.status, self.code, self.message = status, code, message
+    def __init__(self, status: HTTPStatus, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        self.status, self.code, self.message, self.headers = status, code, message, headers
         super().__init__(message)
 
 
 class WebServer(driver.Web):
-    """Serves what it is given, and none of Faust's pages: those show internals."""
+    """Faust's web driver, which has no knobs for limits, and none of Faust's pages."""
 
+    app: StreamCache
     default_blueprints = ()
     production_blueprints = ()
     debug_blueprints = ()
     optional_blueprints = ()
+
+    def __init__(self, app: StreamCache, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self.web_app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._check])
+        self.web_app.on_response_prepare.append(_add_headers)
+        self._runner = _Runner(
+            self.web_app,
+            max_connections=app.settings.web_max_connections,
+            access_log=None,
+            keepalive_timeout=_IDLE_TIMEOUT_S,
+            max_line_size=_MAX_LINE_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADER_COUNT,
+        )
+
+    @web.middleware
+    async def _check(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Ask for the token, and answer every error as JSON."""
+        try:
+            self._check_token(request)
+            return await handler(request)
+        except StoreUnavailable:
+            self.app.metrics.lookup_failed()
+            headers = {"Retry-After": str(_RETRY_AFTER_S)}
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer", headers)
+        except ApiError as error:
+            return _error(error.status, error.code, error.message, error.headers)
+        except web.HTTPException as error:
+            return _http_error(error)
+        except Exception:
+            _logger.exception("a request failed: %s %.200r", request.method, request.path)
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why")
+
+    def _check_token(self, request: web.Request) -> None:
+        token = self.app.settings.api_token
+        if not token or (not self.app.settings.health_needs_token and request.path.startswith(_OPEN_WITHOUT_TOKEN)):
+            return
+        scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(sent.strip().encode(errors="replace"), token.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            message = "send the token in the header Authorization: Bearer ..."
+            raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Read a request's body, up to 1 MiB and for up to 10 s. Raises: ApiError, or aiohttp's 413."""
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        message = f"the body did not arrive within {_BODY_TIMEOUT_S:g} s"
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message, {"Connection": "close"}) from None
 
 
 def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
@@ -44,26 +115,52 @@ def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str
     return web.Response(body=msgspec.json.encode(body), status=status, headers=headers, content_type="application/json")
 
 
-def application_options() -> dict[str, Any]:
-    """Return what Faust hands to aiohttp's application."""
-    return {"client_max_size": MAX_BODY_BYTES, "middlewares": [_errors_as_json]}
+class _Connection(RequestHandler):
+    """Answers what is no HTTP in the contract's form too, and keeps it out of the log."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002 - as above
+        message: str | None = None,  # noqa: ARG002 - as above
+    ) -> web.StreamResponse:
+        """Refuse what the parser could not read."""
+        response = _error(status, "invalid_request", "this is no HTTP request, or a part of it is too long")
+        response.force_close()
+        return response
 
 
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except StoreUnavailable:
-        request.app["on_store_unavailable"]()
-        headers = {"Retry-After": str(_RETRY_AFTER_S)}
-        return _error(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer; try again", headers)
-    except ApiError as error:
-        return _error(error.status, error.code, error.message)
-    except web.HTTPException as error:
-        return _http_error(error)
-    except Exception:
-        _logger.exception("a request failed: %s %r", request.method, request.path)
-        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why")
+class _Refusal(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
+
+
+class _Server(web.Server):
+    def __init__(self, *args: Any, max_connections: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_connections = max_connections
+
+    def __call__(self) -> Any:
+        if len(self._connections) >= self._max_connections:
+            return _Refusal()
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """Runs the application on our server: aiohttp's own can be told neither the class nor a limit of connections."""
+
+    async def _make_server(self) -> web.Server:
+        theirs = await super()._make_server()
+        return _Server(theirs.request_handler, request_factory=theirs.request_factory, **self._kwargs)
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
 
 
 def _http_error(error: web.HTTPException) -> web.Response:
@@ -73,7 +170,7 @@ def _http_error(error: web.HTTPException) -> web.Response:
         message = f"{error.method} is not allowed here; allowed: {allowed}"
         return _error(error.status, "method_not_allowed", message, {"Allow": allowed})
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return _error(error.status, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+        return _error(error.status, "body_too_large", f"the body is larger than {_MAX_BODY_BYTES} bytes")
     if isinstance(error, web.HTTPNotFound):
         return _error(error.status, "not_found", "there is nothing at this path")
     return _error(error.status, "invalid_request", error.reason)

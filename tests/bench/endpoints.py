@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import redis
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from redis import Redis
 
 from tests.bench.workload import PARTITIONS, Expected, Workload, produce
+from tests.harness import TopicNames, delete_topics
 from tests.services import KafkaServer, RedisServer
 
 DATABASE = 15  # of the Redis that TEST_REDIS_URL names, unless the URL names one itself
@@ -39,16 +39,14 @@ class Endpoints:
         directory.mkdir(parents=True)
         return directory
 
-    def redis(self) -> "redis.Redis":
-        return redis.Redis.from_url(self.redis_url, decode_responses=True)
+    def redis(self) -> Redis:
+        """Return a client that answers text; close it."""
+        return Redis.from_url(self.redis_url, decode_responses=True)
 
-    def create_topic(self, what: str, partitions: int = PARTITIONS) -> str:
-        """Create an empty topic, and the one for its bad records."""
+    def create_topic(self, what: str) -> str:
+        """Create an empty topic of 8 partitions, and the one for its bad records."""
         name = self.new_name(what)
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        topics = [NewTopic(name, partitions, 1), NewTopic(error_topic_of(name), 1, 1)]
-        for created in admin.create_topics(topics).values():
-            created.result(30)
+        topic_names(self.bootstrap_servers, name, group="").create(PARTITIONS)
         return name
 
     def produce(self, workload: Workload) -> tuple[str, Expected]:
@@ -57,15 +55,14 @@ class Endpoints:
         return topic, produce(workload, self.bootstrap_servers, topic)
 
     def delete_topics(self) -> None:
-        """Delete every topic whose name begins with our prefix."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        ours = [name for name in admin.list_topics(timeout=10).topics if name.startswith(self.prefix)]
-        for deleted in admin.delete_topics(ours).values() if ours else ():
-            deleted.result(30)
+        """Delete every topic whose name begins with our prefix, those that Faust made among them."""
+        existing = AdminClient({"bootstrap.servers": self.bootstrap_servers}).list_topics(timeout=10).topics
+        delete_topics(self.bootstrap_servers, [name for name in existing if name.startswith(self.prefix)])
 
 
-def error_topic_of(topic: str) -> str:
-    return f"{topic}_errors"
+def topic_names(bootstrap_servers: str, topic: str, group: str) -> TopicNames:
+    """Give the names that belong to a topic of ours."""
+    return TopicNames(bootstrap_servers, topic, f"{topic}_errors", group)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ def measure(endpoints: Endpoints, rate: int, seconds: int) -> list[Figure]:
             prober.run(WARM_UP_S)
             prober.latencies_ms.clear()
             prober.run(seconds)
+            prober.close()
     found = prober.latencies_ms
     goals = GOALS.get(rate, ("", ""))
     name = f"freshness at {rate:,} readings/s, {len(found)} probes"
@@ -80,6 +81,9 @@ class _Prober:
             self._producer.poll(0)
             self._look()
             time.sleep(0.0005)
+
+    def close(self) -> None:
+        self._producer.flush()
 
     def _send_next(self) -> None:
         is_probe = self._sent_count % self._readings_per_probe == 0

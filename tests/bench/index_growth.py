@@ -78,7 +78,7 @@ def _page_latencies_ms(worker: Worker) -> list[float]:
     for _ in range(PAGES):
         path = "/devices?limit=1000" + (f"&cursor={quote(cursor)}" if cursor else "")
         found += latencies_ms(worker.url, [Request(path=path)], while_true=times(1))
-        cursor = json.loads(worker.get(path))["next_cursor"]
+        cursor = json.loads(worker.get(path)[1])["next_cursor"]
     return found
 
 

@@ -143,4 +143,4 @@ def times(count: int) -> Callable[[], bool]:
 
 def percentile(values: Sequence[float], percent: int) -> float:
     """Give a percentile; of a single value, that value."""
-    return statistics.quantiles(values, n=100)[percent - 1] if len(values) > 1 else values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]

@@ -61,13 +61,9 @@ def _write_floor(client: Redis, workload: Workload) -> float:
 
 
 def _used_bytes(client: Redis) -> int:
-    """Give the memory of the data: without the buffers of clients and of the append-only file (Redis manual, INFO)."""
+    """Give Redis's memory without what its clients hold for the moment (Redis manual, INFO)."""
     memory = client.info("memory")
-    return int(memory["used_memory_dataset"]) + int(memory["used_memory_overhead"]) - _transient_bytes(memory)
-
-
-def _transient_bytes(memory: dict[str, int]) -> int:
-    return int(memory["mem_clients_normal"]) + int(memory["mem_aof_buffer"]) + int(memory["mem_clients_slaves"])
+    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
 
 def measure_worker(endpoints: Endpoints, devices: int, readings: int) -> list[Figure]:

@@ -151,7 +151,7 @@ def produce(workload: Workload, bootstrap_servers: str, topic: str) -> Expected:
             "bootstrap.servers": bootstrap_servers,
             "compression.type": "gzip",
             "compression.level": 6,
-            "acks": "all",
+            "enable.idempotence": True,  # keeps the order over retries, and implies acks=all
             "linger.ms": 50,
             "batch.num.messages": 1_000,
             "queue.buffering.max.messages": 200_000,

@@ -77,7 +77,9 @@ class TestEnvExample:
         default = SETTINGS[name]
         assert default is not MISSING, f"{name} has no default"
         text, _ = read_env_example()[name]
-        if isinstance(default, (int, float)):
+        if isinstance(default, bool):
+            assert text == str(default).lower()
+        elif isinstance(default, (int, float)):
             assert float(text) == default
         else:
             assert text == default

@@ -5,7 +5,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 BATCH_READINGS: Final = 5_000  # of every hand-written row
 TTL_S: Final = 86_400  # the contract's default
@@ -71,21 +70,4 @@ class Stopwatch:
             readings=readings,
             seconds=time.perf_counter() - self._wall_s,
             cpu_s=time.process_time() - self._cpu_s,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RedisAddress:
-    """The parts of a Redis URL, for those that don't take one."""
-
-    host: str
-    port: int
-    database: int
-    password: str
-
-    @classmethod
-    def of(cls, url: str) -> Self:
-        parts = urlsplit(url)
-        return cls(
-            parts.hostname or "127.0.0.1", parts.port or 6379, int(parts.path.strip("/") or 0), parts.password or ""
         )

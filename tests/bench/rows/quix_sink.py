@@ -7,13 +7,14 @@ which the sink writes. It does less than the others: no TTL, no index, the last 
 from quixstreams import Application
 from quixstreams.sinks.community.redis import RedisSink
 
-from tests.bench.rows.job import Job, RedisAddress, Stopwatch
+from tests.bench.rows.job import Job, Stopwatch
 from tests.bench.workload import hash_key
+from tests.harness import RedisDatabase
 
 
 def main() -> None:
     job = Job.from_argument()
-    address = RedisAddress.of(job.redis_url)
+    database = RedisDatabase.of_url(job.redis_url)
     watch = Stopwatch()
     app = Application(
         broker_address=job.bootstrap_servers,
@@ -24,10 +25,10 @@ def main() -> None:
         on_message_processed=lambda _topic, _partition, _offset: watch.start(),
     )
     sink = RedisSink(
-        host=address.host,
-        port=address.port,
-        db=address.database,
-        password=address.password or None,
+        host=database.host,
+        port=database.port,
+        db=database.number,
+        password=database.password or None,
         key_serializer=lambda _key, value: hash_key(value["device_id"]),
     )
     app.dataframe(app.topic(job.topic)).sink(sink)

@@ -6,23 +6,20 @@ every partition has been consumed and flushed to its end. Both are polled every 
 
 from pathlib import Path
 
-import redis
+from redis import Redis
 
+from tests.bench.endpoints import topic_names
 from tests.bench.rows.job import Job, Outcome
 from tests.bench.state import wait_final
 from tests.bench.worker import Worker
+from tests.harness import RedisDatabase
 
 
 def main() -> None:
     job = Job.from_argument()
-    worker = Worker(
-        Path(job.directory),
-        bootstrap_servers=job.bootstrap_servers,
-        redis_url=job.redis_url,
-        topic=job.topic,
-        group=job.group,
-    )
-    with redis.Redis.from_url(job.redis_url, decode_responses=True) as client, worker:
+    names = topic_names(job.bootstrap_servers, job.topic, job.group)
+    worker = Worker(Path(job.directory), names, RedisDatabase.of_url(job.redis_url))
+    with Redis.from_url(job.redis_url, decode_responses=True) as client, worker:
         begun = worker.wait_consuming()
         wait_final(client, job.sentinels, job.sentinel_event_us)
         ended = worker.now()

@@ -1,0 +1,125 @@
+"""What is to be seen of the service from outside: one line a second.
+
+Freshness is measured, not taken from the worker: readings are followed from the moment they are sent to the moment a
+lookup in Redis shows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import sys
+import time
+
+from confluent_kafka import Consumer, TopicPartition
+
+from stream_cache.demo.sender import QUIET, Sender
+from stream_cache.errors import StoreUnavailable
+from stream_cache.models import format_time
+from stream_cache.store import Store
+
+_PROBE_EVERY_S, _PROBE_POLL_S, _PROBE_GIVE_UP_S = 0.1, 0.002, 30.0
+_ERRORS_EVERY_S = 0.1
+_REQUEST_S = 5.0
+#: A probe that is out for longer than this is worth a word.
+_LONG_S = 1.0
+
+LEGEND = """\
+Once a second: readings sent (acknowledged by Kafka), devices in the index, milliseconds from sending a reading to
+reading it in Redis (median and longest), bad readings told to the error topic / sent.
+"""
+
+
+def say(text: str = "") -> None:
+    """Print at once, into a pipe too."""
+    print(text, flush=True)
+
+
+class ToldErrors:
+    """Counts the records that come to the error topic from now on.
+
+    Making it asks the broker, for up to some seconds. Raises: KafkaException when it doesn't answer.
+    """
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        # The group is a formality: partitions are assigned by hand, and nothing is committed.
+        config = {"bootstrap.servers": bootstrap, "group.id": "stream_cache_demo", "enable.auto.commit": False}
+        self._consumer = Consumer({**config, "fetch.wait.max.ms": 100, **QUIET})
+        partitions = self._consumer.list_topics(topic, timeout=_REQUEST_S).topics[topic].partitions
+        ends = [TopicPartition(topic, partition) for partition in partitions]
+        for end in ends:
+            _, end.offset = self._consumer.get_watermark_offsets(end, timeout=_REQUEST_S)
+        self._consumer.assign(ends)
+        self.count = 0
+
+    async def follow(self) -> None:
+        """Count until cancelled."""
+        try:
+            while True:
+                self.count += sum(record.error() is None for record in self._consumer.consume(1000, timeout=0))
+                await asyncio.sleep(_ERRORS_EVERY_S)
+        finally:
+            self._consumer.close()
+
+
+class Freshness:
+    """Follows one reading after the other from the sender into Redis."""
+
+    def __init__(self, sender: Sender, store: Store) -> None:
+        self._sender, self._store = sender, store
+        self._out_since_s: float | None = None
+        self._measured_ms: list[float] = []
+
+    async def follow(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            news = await self._sender.next_news()
+            self._out_since_s, event_time = news.sent_at_s, format_time(news.event_time)
+            while time.monotonic() < news.sent_at_s + _PROBE_GIVE_UP_S:
+                try:
+                    device = await self._store.get(news.device_id)
+                except StoreUnavailable:  # the line says so
+                    device = None
+                    await asyncio.sleep(_PROBE_EVERY_S)
+                if device is not None and device.last_updated >= event_time:
+                    self._measured_ms.append((time.monotonic() - news.sent_at_s) * 1000)
+                    self._out_since_s = None
+                    break
+                await asyncio.sleep(_PROBE_POLL_S)
+            await asyncio.sleep(_PROBE_EVERY_S)
+
+    def take_summary(self) -> str:
+        """Say what was measured since the last call."""
+        measured_ms, self._measured_ms = self._measured_ms, []
+        out_s = time.monotonic() - self._out_since_s if self._out_since_s is not None else 0.0
+        if out_s > _LONG_S:
+            return f"nothing new in Redis for {out_s:.0f} s: does a worker run?"
+        if not measured_ms:
+            return "fresh in   ? ms"
+        return f"fresh in {statistics.median(measured_ms):3.0f} ms (max {max(measured_ms):3.0f})"
+
+
+async def show_live_line(sender: Sender, store: Store, told: ToldErrors, freshness: Freshness) -> None:
+    """Show one line a second until cancelled; in a terminal always the same one, so that what is above stays."""
+    is_terminal = sys.stdout.isatty()
+    shown_count, shown_at_s = sender.acked_count, time.monotonic()
+    while True:
+        await asyncio.sleep(1 - (time.monotonic() - shown_at_s) % 1)
+        count, now_s = sender.acked_count, time.monotonic()
+        rate = (count - shown_count) / (now_s - shown_at_s)
+        shown_count, shown_at_s = count, now_s
+        try:
+            devices = f"{(await store.list_devices(1, None)).total_count:6,} devices"
+        except StoreUnavailable as error:
+            devices = str(error)
+        errors = f"errors told {told.count:,}/{sender.bad_count:,}"
+        parts = [f"{rate:5,.0f} readings/s", devices, freshness.take_summary(), errors]
+        if sender.trouble:
+            parts.append(f"Kafka: {sender.trouble}")
+        line = ", ".join(parts)
+        if is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[2K{line[:width]}", end="", flush=True)
+        else:
+            say(line)

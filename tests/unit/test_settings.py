@@ -1,0 +1,255 @@
+"""The settings: each variable's default, what it may hold, and how a wrong one is told (the contract, section 6)."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+
+from stream_cache.app import create_app
+from stream_cache.errors import WrongSetting
+from stream_cache.settings import Settings
+
+ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
+LONG_NAME = "n" * 249
+VARIABLE_OF_FIELD: dict[str, str] = {f.name: f.metadata["env"] for f in dataclasses.fields(Settings)}
+FIELD_OF_VARIABLE = {variable: name for name, variable in VARIABLE_OF_FIELD.items()}
+
+OWNERS_DEFAULTS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092",
+    "KAFKA_VALIDATED_DATA_TOPIC": "iot_validated_data",
+    "KAFKA_ERROR_TOPIC": "iot_errors",
+    "KAFKA_CONSUMER_GROUP_ID": "cache_service_group",
+    "KAFKA_CONSUMER_POLL_TIMEOUT_S": 1.0,
+    "REDIS_HOST": "redis",
+    "REDIS_PORT": 6379,
+    "REDIS_DB": 0,
+    "REDIS_PASSWORD": "",
+    "REDIS_METADATA_TTL": 86400,
+    "LOG_LEVEL": "INFO",
+}
+OUR_DEFAULTS_IN_THE_CONTRACT = {
+    "FLUSH_INTERVAL_S": 0.5,
+    "MAX_CLOCK_SKEW_S": 3600,
+    "BULK_MAX_DEVICES": 1000,
+    "ERROR_ORIGINAL_MAX_BYTES": 262144,
+    "WEB_PORT": 6066,
+    "WEB_BIND": "0.0.0.0",
+}
+GOOD: dict[str, list[tuple[str, Any]]] = {
+    "KAFKA_BOOTSTRAP_SERVERS": [
+        ("broker-1.example.org:19092", "broker-1.example.org:19092"),
+        ("a:1, b:2", "a:1,b:2"),
+        ("127.0.0.1:65535", "127.0.0.1:65535"),
+        ("[::1]:9092", "[::1]:9092"),
+    ],
+    "KAFKA_VALIDATED_DATA_TOPIC": [("a.b_c-D9", "a.b_c-D9"), (LONG_NAME, LONG_NAME), ("...", "...")],
+    "KAFKA_ERROR_TOPIC": [("errors", "errors"), (LONG_NAME, LONG_NAME)],
+    "KAFKA_CONSUMER_GROUP_ID": [("group of ours/é", "group of ours/é"), (LONG_NAME, LONG_NAME)],
+    "KAFKA_CONSUMER_POLL_TIMEOUT_S": [("0.01", 0.01), ("30", 30.0), ("2.5", 2.5)],
+    "REDIS_HOST": [("10.0.0.7", "10.0.0.7"), ("::1", "::1"), ("redis.internal", "redis.internal")],
+    "REDIS_PORT": [("1", 1), ("65535", 65535)],
+    "REDIS_DB": [("0", 0), ("63", 63)],
+    "REDIS_PASSWORD": [("", ""), ("p@ss word:/%é", "p@ss word:/%é")],
+    "REDIS_METADATA_TTL": [("0", 0), ("1", 1), ("31536000", 31536000)],
+    "LOG_LEVEL": [("debug", "DEBUG"), ("Info", "INFO"), ("WARN", "WARNING"), ("ERROR", "ERROR"), ("crit", "CRITICAL")],
+    "FLUSH_INTERVAL_S": [("0.01", 0.01), ("60", 60.0), ("1e-1", 0.1)],
+    "MAX_CLOCK_SKEW_S": [("0", 0.0), ("86400", 86400.0), ("0.5", 0.5)],
+    "BULK_MAX_DEVICES": [("1", 1), ("5000", 5000)],
+    "ERROR_ORIGINAL_MAX_BYTES": [("0", 0), ("1024", 1024), ("10485760", 10485760)],
+    "WEB_PORT": [("80", 80), ("65535", 65535)],
+    "WEB_BIND": [("127.0.0.1", "127.0.0.1"), ("::", "::")],
+    "MAX_UNACKED_READINGS": [("1", 1), ("200000", 200000)],
+    "COMMIT_INTERVAL_S": [("0.05", 0.05), ("4", 4.0)],
+    "REDIS_TIMEOUT_S": [("0.05", 0.05), ("10", 10.0)],
+    "PRUNE_INTERVAL_S": [("0.1", 0.1), ("20", 20.0)],
+    "KAFKA_SESSION_TIMEOUT_S": [("1", 1.0), ("45", 45.0)],
+    "KAFKA_METADATA_MAX_AGE_S": [("0.5", 0.5), ("300", 300.0)],
+    "KAFKA_GROUP_INSTANCE_ID": [("", ""), ("worker-1", "worker-1")],
+    "SHUTDOWN_TIMEOUT_S": [("0.1", 0.1), ("8", 8.0)],
+}
+NO_WHOLE_NUMBERS = ["", "x", "1.5", "-1", "0x10", "1e3", "9" * 5000]
+NO_NUMBERS = ["", "x", "nan", "inf", "-inf", "-1", "1,5", "1e999"]
+BAD: dict[str, list[str]] = {
+    "KAFKA_BOOTSTRAP_SERVERS": ["", ",", "a:1,", "a:0", "a:65536", "a:x", "kafka://a:1", "a b:1", "a:1;b:2", ":9092"],
+    "KAFKA_VALIDATED_DATA_TOPIC": ["", "a b", "é", "a/b", "n" * 250, ".", "..", "a\n"],
+    "KAFKA_ERROR_TOPIC": ["", "a b", "a,b", "n" * 250, ".", "..", "iot_validated_data"],
+    "KAFKA_CONSUMER_GROUP_ID": ["", "n" * 250, "a\nb", "\x00"],
+    "KAFKA_CONSUMER_POLL_TIMEOUT_S": [*NO_NUMBERS, "0", "30.1"],
+    "REDIS_HOST": ["", "a b", "redis://a", "user@a"],
+    "REDIS_PORT": [*NO_WHOLE_NUMBERS, "0", "65536"],
+    "REDIS_DB": NO_WHOLE_NUMBERS,
+    "REDIS_METADATA_TTL": NO_WHOLE_NUMBERS,
+    "LOG_LEVEL": ["", "verbose", "10", "INFO "],
+    "FLUSH_INTERVAL_S": [*NO_NUMBERS, "0", "61"],
+    "MAX_CLOCK_SKEW_S": NO_NUMBERS,
+    "BULK_MAX_DEVICES": [*NO_WHOLE_NUMBERS, "0"],
+    "ERROR_ORIGINAL_MAX_BYTES": [*NO_WHOLE_NUMBERS, "10485761"],
+    "WEB_PORT": [*NO_WHOLE_NUMBERS, "0", "65536"],
+    "WEB_BIND": ["", "a b", "http://a"],
+    "MAX_UNACKED_READINGS": [*NO_WHOLE_NUMBERS, "0"],
+    "COMMIT_INTERVAL_S": [*NO_NUMBERS, "0", "4.5"],
+    "REDIS_TIMEOUT_S": [*NO_NUMBERS, "0"],
+    "PRUNE_INTERVAL_S": [*NO_NUMBERS, "0", "21"],
+    "KAFKA_SESSION_TIMEOUT_S": [*NO_NUMBERS, "0.5"],
+    "KAFKA_METADATA_MAX_AGE_S": [*NO_NUMBERS, "0"],
+    "KAFKA_GROUP_INSTANCE_ID": ["n" * 250, "a\nb"],
+    "SHUTDOWN_TIMEOUT_S": [*NO_NUMBERS, "0", "9"],
+}
+
+
+def pairs(table: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    return [(variable, item) for variable, items in table.items() for item in items]
+
+
+def shown(value: object) -> str:
+    return repr(value)[:40]
+
+
+def test_defaults__are_the_contracts() -> None:
+    settings = Settings.from_env({})
+    for variable, default in (OWNERS_DEFAULTS | OUR_DEFAULTS_IN_THE_CONTRACT).items():
+        assert getattr(settings, FIELD_OF_VARIABLE[variable]) == default, variable
+
+
+def test_defaults__are_what_env_example_says() -> None:
+    lines = re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE.read_text("utf-8"), flags=re.MULTILINE)
+    assert {name for name, _ in lines} == set(FIELD_OF_VARIABLE)
+    assert Settings.from_env(dict(lines)) == Settings()
+
+
+def test_tables_of_this_test__name_every_variable() -> None:
+    assert set(GOOD) == set(FIELD_OF_VARIABLE)
+    assert set(BAD) == set(FIELD_OF_VARIABLE) - {"REDIS_PASSWORD"}  # which may be any text
+
+
+@pytest.mark.parametrize(("variable", "case"), pairs(GOOD), ids=shown)
+def test_variable__is_read(variable: str, case: tuple[str, Any]) -> None:
+    text, expected = case
+    settings = Settings.from_env({variable: text})
+    held = getattr(settings, FIELD_OF_VARIABLE[variable])
+    assert held == expected
+    assert type(held) is type(expected)
+    others = {name: value for name, value in dataclasses.asdict(settings).items() if VARIABLE_OF_FIELD[name] != variable}
+    assert others.items() <= dataclasses.asdict(Settings()).items()
+
+
+@pytest.mark.parametrize(("variable", "text"), pairs(BAD), ids=shown)
+def test_variable__with_a_wrong_value_is_told_in_one_line(variable: str, text: str) -> None:
+    with pytest.raises(WrongSetting) as raised:
+        Settings.from_env({variable: text})
+    line = str(raised.value)
+    assert variable in line
+    assert repr(text) in line
+    assert "may hold" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_stray_variables__change_nothing() -> None:
+    assert Settings.from_env({"REDIS_URL": "redis://x", "TTL": "1", "kafka_error_topic": "x"}) == Settings()
+
+
+def test_error_topic__may_not_be_the_source_topic() -> None:
+    with pytest.raises(WrongSetting, match="KAFKA_ERROR_TOPIC holds 'same'"):
+        Settings.from_env({"KAFKA_ERROR_TOPIC": "same", "KAFKA_VALIDATED_DATA_TOPIC": "same"})
+
+
+def test_repr__hides_the_password() -> None:
+    settings = Settings.from_env({"REDIS_PASSWORD": "hunter2"})
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
+    assert settings.redis_password == "hunter2"
+
+
+def test_settings__are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().redis_db = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"FAUST_WEB_PORT": "6066"},
+        {"FAUST_WEB_PORT": "7000", "WEB_PORT": "7000"},
+        {"FAUST_BROKER_URL": "kafka://kafka:9092"},
+        {"FAUST_BROKER_URL": "kafka://a:1;kafka://b:2", "KAFKA_BOOTSTRAP_SERVERS": "a:1,b:2"},
+        {"FAUST_PROCESSING_GUARANTEE": "at_least_once"},
+        {"FAUST_BROKER_REQUEST_TIMEOUT": "30", "FAUST_PRODUCER_COMPRESSION_TYPE": "gzip"},
+    ],
+    ids=shown,
+)
+def test_faust_variable__that_agrees_or_is_not_ours_is_allowed(environ: dict[str, str]) -> None:
+    assert create_app(environ).settings == Settings.from_env(environ)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FAUST_WEB_PORT", "7000"),
+        ("FAUST_WEB_BIND", "127.0.0.9"),
+        ("FAUST_BROKER_URL", "kafka://elsewhere:9092"),
+        ("FAUST_BROKER_CONSUMER_URL", "kafka://elsewhere:9092"),
+        ("FAUST_BROKER_PRODUCER_URL", "kafka://elsewhere:9092"),
+        ("FAUST_BROKER_COMMIT_INTERVAL", "60"),
+        ("FAUST_CONSUMER_AUTO_OFFSET_RESET", "latest"),
+        ("FAUST_PROCESSING_GUARANTEE", "exactly_once"),
+        ("FAUST_TOPIC_ALLOW_DECLARE", "true"),
+        ("FAUST_STREAM_WAIT_EMPTY", "false"),
+        ("FAUST_PRODUCER_ACKS", "0"),
+    ],
+)
+def test_faust_variable__that_contradicts_ours_is_refused(variable: str, text: str) -> None:
+    with pytest.raises(WrongSetting) as raised:
+        create_app({variable: text})
+    assert variable in str(raised.value)
+    if not variable.endswith("_URL"):  # which may hold a secret
+        assert repr(text) in str(raised.value)
+
+
+def test_faust_variable__never_shows_a_brokers_password() -> None:
+    with pytest.raises(WrongSetting) as raised:
+        create_app({"FAUST_BROKER_URL": "kafka://user:hunter2@elsewhere:9092"})
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FAUST_WEB_PORT", "abc"),
+        ("FAUST_PRODUCER_LINGER", "soon"),
+        ("FAUST_BROKER_CREDENTIALS", "x"),
+        ("FAUST_TIMEZONE", "Mars/Olympus"),
+    ],
+)
+def test_faust_variable__that_faust_cannot_read_is_a_wrong_setting(variable: str, text: str) -> None:
+    with pytest.raises(WrongSetting, match=variable):
+        create_app({variable: text})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"BROKER_URL": "kafka://elsewhere:1", "CACHE_URL": "redis://elsewhere", "APP_VERSION": "2"},
+        {"FAUST_APP_VERSION": "2", "FAUST_APP_ID_FORMAT": "other"},
+        {"APP_ENV_PREFIX": "", "BROKER_URL": "kafka://elsewhere:1"},
+        {"APP_ENV_PREFIX": "MY_", "MY_BROKER_URL": "kafka://elsewhere:1", "MY_WEB_BIND": "127.0.0.9"},
+    ],
+    ids=shown,
+)
+def test_stray_variables_of_faust__cannot_hijack_the_service(environ: dict[str, str]) -> None:
+    """Either they do nothing, or they are refused as a wrong setting."""
+    try:
+        app = create_app(environ)
+    except WrongSetting:
+        return
+    assert [str(url) for url in app.conf.broker_consumer] == ["kafka://kafka:9092"]
+    assert app.conf.web_bind == "0.0.0.0"
+    assert app.conf.id == "cache_service_group"
+
+
+def test_faust__still_has_every_variable_that_this_test_names() -> None:
+    """A renamed one would be refused by nobody."""
+    known = {setting.env_name for setting in faust.Settings.SETTINGS.values()}
+    assert known >= {"WEB_PORT", "BROKER_URL", "BROKER_CONSUMER_URL", "BROKER_PRODUCER_URL", "APP_ENV_PREFIX"}
