@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import mode
@@ -18,7 +17,7 @@ from faust.exceptions import ProducerSendError
 
 from stream_cache.errors import BadRecord
 from stream_cache.metrics import Metrics
-from stream_cache.models import SourceRecord, format_time, json_text
+from stream_cache.models import SourceRecord, format_time, json_text, now
 
 #: Sends one record, and returns what is done when the broker has it: (key, value, headers) -> awaitable.
 Send = Callable[[bytes | None, bytes, list[tuple[str, bytes]]], Awaitable[Awaitable[Any]]]
@@ -84,7 +83,7 @@ class DeadLetters:
         while True:
             value = {
                 "request_id": msgspec.Raw(json_text(bad.request_id).encode()),
-                "timestamp": format_time(datetime.now(UTC)),
+                "timestamp": format_time(now()),
                 "service": _SERVICE,
                 "error": bad.reason,
                 "original_message": _original_message(record.value or b"", max_bytes, is_object=bad.is_object),

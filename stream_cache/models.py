@@ -7,7 +7,7 @@ Imports nothing of the package. `ValidatedOutput` is the one definition of the i
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Optional, Protocol
 
 import faust
@@ -42,8 +42,13 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 def format_time(moment: datetime) -> str:
-    """Return a UTC time as the contract writes it: `YYYY-MM-DDTHH:MM:SS.ffffffZ`."""
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    """Return a naive UTC time as the contract writes it: `YYYY-MM-DDTHH:MM:SS.ffffffZ`."""
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
+def now() -> datetime:
+    """Return the time, naive and UTC, as all times here."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def json_text(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mode
 
 from stream_cache.errors import StoreUnavailable
-from stream_cache.models import format_time
+from stream_cache.models import format_time, now
 
 if TYPE_CHECKING:
     from stream_cache.app import StreamCache
@@ -57,7 +57,7 @@ class StateGuard(mode.Service):
                 await store.set_state(COMPLETE)
             self._has_seen_key = True
         if held is None and self._has_seen_key:
-            held = _LOST + format_time(datetime.now(UTC))
+            held = _LOST + format_time(now())
             await store.set_state(held)
         elif held is not None and held.startswith(_LOST) and self._has_expired(held):
             held = COMPLETE

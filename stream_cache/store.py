@@ -13,7 +13,7 @@ import binascii
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis.asyncio as redis
@@ -32,6 +32,7 @@ _FIELDS = Metadata.__struct_fields__
 #: The kind of text each field usually holds; a hash names those that differ in its field `_json`.
 _USUALLY_JSON = {"persist"}
 _COMMON_JSON = {b"true", b"false"}
+_PLAIN = frozenset({str, type(None)})
 #: Devices a script call carries: the knee measured in tests/bench/store.py. Redis is busy with it for about 1 ms.
 _DEVICES_PER_CALL = 100
 #: Calls in one pipeline: bounds how long packing them holds the event loop, to a few milliseconds.
@@ -232,17 +233,12 @@ class Store:
     def _pack_reading(self, reading: Reading) -> tuple[Any, ...]:
         record, metadata = reading.record, reading.metadata
         assert metadata is not None  # noqa: S101 - for the type checker: only tombstones have none
-        odd: list[str] = []
         return (
             reading.device_id,
             format_time(reading.event_time),
             f"{record.offset}:{record.partition}",
             self._deadline_ms(record.timestamp),
-            _text("datatype_id", metadata.datatype_id, odd),
-            _text("datatype_name", metadata.datatype_name, odd),
-            _text("datatype_unit", metadata.datatype_unit, odd),
-            "true" if metadata.persist is True or metadata.persist is None else _text("persist", metadata.persist, odd),
-            " ".join(odd) or None,
+            *_texts(metadata),
         )
 
     def _pack_tombstone(self, tombstone: Reading) -> tuple[Any, ...]:
@@ -257,8 +253,10 @@ class Store:
         )
 
     def _deadline_ms(self, timestamp_ms: int) -> int:
-        # 1 and not 0 for what is long past: 0 means never.
-        return self._ttl_ms and max(1, min(timestamp_ms + self._ttl_ms, _LARGEST_DEADLINE_MS))
+        deadline_ms = timestamp_ms + self._ttl_ms
+        if not self._ttl_ms or 0 < deadline_ms < _LARGEST_DEADLINE_MS:
+            return self._ttl_ms and deadline_ms
+        return 1 if deadline_ms <= 0 else _LARGEST_DEADLINE_MS  # 0 would mean never
 
 
 class _Script:
@@ -305,8 +303,22 @@ def _pages(
         yield readings[start : start + _DEVICES_PER_CALL], ()
 
 
+def _texts(metadata: Metadata) -> tuple[str | None, ...]:
+    """Return the text of each field, None for an absent one, and last the names whose kind is not the usual one."""
+    of, name, unit, persist = metadata.datatype_id, metadata.datatype_name, metadata.datatype_unit, metadata.persist
+    if (
+        type(of) in _PLAIN
+        and type(name) in _PLAIN
+        and type(unit) in _PLAIN
+        and (persist is None or type(persist) is bool)
+    ):
+        return of, name, cast("str | None", unit), "false" if persist is False else "true", None
+    odd: list[str] = []
+    values = zip(_FIELDS, (of, name, unit, True if persist is None else persist), strict=True)
+    return *[_text(field, value, odd) for field, value in values], " ".join(odd) or None
+
+
 def _text(name: str, value: Any, odd: list[str]) -> str | None:
-    """Return the text that a field holds in Redis, and note the name where its kind is not the field's usual one."""
     if value is None:
         return None
     is_json = not isinstance(value, str)
