@@ -15,15 +15,16 @@ from typing import Any, cast
 
 import faust
 import mode.loop
-from faust.types import TP, StreamT
+from faust.types import StreamT
 
 from stream_cache import views
-from stream_cache.batching import Chunk, ChunkConsumer, ChunkSchema, ChunkTransport
+from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
 from stream_cache.flush import Flusher
 from stream_cache.health import Health
+from stream_cache.membership import Membership
 from stream_cache.metrics import Metrics
 from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
@@ -65,10 +66,20 @@ class StreamCache(faust.App):
             max_unacked=settings.max_unacked_readings,
         )
         self.pruner = Pruner(self.store, self.metrics, interval_s=settings.prune_interval_s)
-        self.state_guard = StateGuard(self)
-        self.health = Health(self, stall_timeout_s=settings.stall_timeout_s, stall_exit_s=settings.stall_exit_s)
+        self.membership = Membership(self, settings.kafka_validated_data_topic)
+        self.state_guard = StateGuard(self.store, self.membership, settings)
+        self.health = Health(
+            membership=self.membership,
+            flusher=self.flusher,
+            dead_letters=self.dead_letters,
+            store=self.store,
+            state_guard=self.state_guard,
+            settings=settings,
+        )
         self.metrics.watch(
-            lag=self._lag, window_devices=self.window.device_count, unacked=lambda: self.flusher.unacked_count
+            lag=self.membership.lag,
+            window_devices=self.window.device_count,
+            unacked=lambda: self.flusher.unacked_count,
         )
         self.agent(
             self.topic(settings.kafka_validated_data_topic, schema=ChunkSchema()),
@@ -78,38 +89,6 @@ class StreamCache(faust.App):
         )(self._keep_latest)
         for blueprint in (views.devices, views.health, views.metrics):
             self.web.blueprints.add("", blueprint)
-
-    @property
-    def group_state(self) -> str:
-        """Return "ok" for a member of the group that does its share (a spare too), else what it does."""
-        if self.rebalancing:
-            return "rebalancing"
-        return "ok" if self._assignment is not None else "joining the group"
-
-    @property
-    def started_from(self) -> Mapping[TP, int | None] | None:
-        """The committed offsets at which this worker began, None until it has."""
-        return self._chunk_consumer.started_from
-
-    async def is_beginning(self, offsets: Mapping[TP, int | None]) -> bool:
-        """Tell whether the offsets are those at which the partitions begin."""
-        begins = await self.consumer.earliest_offsets(*offsets)
-        return all((offset or 0) <= begins[tp] for tp, offset in offsets.items())
-
-    def committed_offsets(self) -> Mapping[TP, int | None]:
-        """Return the committed offset of each assigned partition, None where nothing is committed."""
-        return self._chunk_consumer.committed_offsets()
-
-    def source_partition_count(self) -> int | None:
-        """Return how many partitions the source topic has, None while it doesn't exist."""
-        return self._chunk_consumer.partition_count(self.settings.kafka_validated_data_topic)
-
-    def _lag(self) -> float:
-        return self._chunk_consumer.lag()
-
-    @property
-    def _chunk_consumer(self) -> ChunkConsumer:
-        return cast("ChunkConsumer", self.consumer)
 
     async def _keep_latest(self, stream: StreamT[Any]) -> None:
         """The agent: keeps the latest reading per device of what it takes, and acks nothing. The flusher does."""
@@ -155,7 +134,7 @@ class StreamCache(faust.App):
         )
 
     def _new_web(self) -> WebServer:
-        return WebServer(self)
+        return WebServer(self, self.settings, self.metrics)
 
 
 def _faust_settings(settings: Settings) -> dict[str, Any]:

@@ -12,28 +12,19 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import mode
 import msgspec
 
 from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.metrics import Metrics
-from stream_cache.models import Reading, SourceRecord
+from stream_cache.models import PutResult, Reading, SourceRecord
 from stream_cache.window import Window
 
 #: A worker that has caught up flushes at once, but not more often than this: even a small flush costs about 1 ms.
 _MIN_GAP_S = 0.02
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.05, 2.0
-
-
-class PutResult(NamedTuple):
-    """What became of readings handed to a sink: counts, and those that its state makes impossible to write."""
-
-    written_count: int
-    stale_count: int
-    expired_count: int
-    refused: Sequence[tuple[Reading, BadRecord]] = ()
 
 
 class Sink(Protocol):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiokafka
 import aiokafka.errors
 import mode
 
+from stream_cache.dead_letters import DeadLetters
 from stream_cache.errors import ConsumerStalled, StoreUnavailable
-
-if TYPE_CHECKING:
-    from stream_cache.app import StreamCache
+from stream_cache.flush import Flusher
+from stream_cache.membership import Membership
+from stream_cache.settings import Settings
+from stream_cache.state import StateGuard
+from stream_cache.store import Store
 
 _CHECK_EVERY_S = 1.0
 _PROBE_TIMEOUT_S = 5.0
@@ -25,13 +28,24 @@ class Health(mode.Service):
     """What the health views answer. Lives: watches the consumer, which in this ecosystem may stall in silence.
 
     Stalled is: the source topic has records beyond what is committed, the broker answers, nothing waits for Redis or
-    for the error topic, and nothing has been taken or committed for `stall_timeout_s`. `/health/live` says 503 then;
-    after `stall_exit_s` more the worker exits with 1, for its supervisor to start it anew.
+    for the error topic, and nothing has been taken or committed for STALL_TIMEOUT_S. `/health/live` says 503 then;
+    after STALL_EXIT_S more the worker exits with 1, for its supervisor to start it anew.
     """
 
-    def __init__(self, app: StreamCache, *, stall_timeout_s: float, stall_exit_s: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        flusher: Flusher,
+        dead_letters: DeadLetters,
+        store: Store,
+        state_guard: StateGuard,
+        settings: Settings,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self._app, self._stall_timeout_s, self._stall_exit_s = app, stall_timeout_s, stall_exit_s
+        self._membership, self._flusher, self._dead_letters = membership, flusher, dead_letters
+        self._store, self._state_guard, self._settings = store, state_guard, settings
         self._stalled_since: float | None = None
         self._progress: object = None
         self._progress_at = time.monotonic()
@@ -46,18 +60,17 @@ class Health(mode.Service):
 
     async def readiness(self) -> dict[str, str]:
         """Return each check's state: "ok", or what is the matter. Takes up to 2.5 s when Redis doesn't answer."""
-        app = self._app
         try:
-            await app.store.ping()
+            await self._store.ping()
         except StoreUnavailable as error:
             redis = str(error)
         else:
             redis = "ok"
         return {
-            "kafka": app.group_state,
+            "kafka": self._membership.state,
             "redis": redis,
-            "error_topic": app.dead_letters.trouble or "ok",
-            "state": app.state_guard.finding,
+            "error_topic": self._dead_letters.trouble or "ok",
+            "state": self._state_guard.finding,
         }
 
     @mode.Service.task
@@ -69,7 +82,7 @@ class Health(mode.Service):
 
     def _look_for_source_topic(self) -> None:
         """Say in the log that the source topic is missing, once in a while, and when it has come."""
-        topic, count = self._app.settings.kafka_validated_data_topic, self._app.source_partition_count()
+        topic, count = self._membership.topic, self._membership.partition_count()
         if count is None and time.monotonic() - self._missing_told_at > _REMIND_EVERY_S:
             self._missing_told_at = time.monotonic()
             self.log.warning("waiting for the source topic %r, which does not exist yet: create it", topic)
@@ -78,14 +91,13 @@ class Health(mode.Service):
             self.log.info("the source topic %r is there, with %d partitions", topic, count)
 
     async def _check_progress(self) -> None:
-        app = self._app
-        progress = (app.flusher.taken_count, app.flusher.unacked_count, app.committed_offsets())
-        is_waiting = app.flusher.is_putting or app.dead_letters.is_telling
+        progress = (self._flusher.taken_count, self._flusher.unacked_count, self._membership.committed_offsets())
+        is_waiting = self._flusher.is_putting or self._dead_letters.is_telling
         if progress != self._progress or is_waiting:
             self._note_progress(progress)
             return
         silent_s = time.monotonic() - self._progress_at
-        if silent_s < self._stall_timeout_s:
+        if silent_s < self._settings.stall_timeout_s:
             return
         lag = await self._lag_by_the_broker()
         if not lag:
@@ -97,14 +109,14 @@ class Health(mode.Service):
                 "unacked %d, group: %s, committed: %s; /health/live says 503, exit in %.0f s",
                 lag,
                 silent_s,
-                app.flusher.taken_count,
-                app.flusher.unacked_count,
-                app.group_state,
-                app.committed_offsets(),
-                self._stall_exit_s,
+                self._flusher.taken_count,
+                self._flusher.unacked_count,
+                self._membership.state,
+                self._membership.committed_offsets(),
+                self._settings.stall_exit_s,
             )
-        elif time.monotonic() - self._stalled_since > self._stall_exit_s:
-            await app.crash(ConsumerStalled(f"{lag} records to read, and none was taken for {silent_s:.0f} s"))
+        elif time.monotonic() - self._stalled_since > self._settings.stall_exit_s:
+            await self.crash(ConsumerStalled(f"{lag} records to read, and none was taken for {silent_s:.0f} s"))
 
     def _note_progress(self, progress: object) -> None:
         if self._stalled_since is not None:
@@ -113,9 +125,9 @@ class Health(mode.Service):
 
     async def _lag_by_the_broker(self) -> int:
         """Ask the broker, over a connection of its own: the consumer's may be what stalls. 0 when it is away."""
-        committed = self._app.committed_offsets()
+        committed = self._membership.committed_offsets()
         probe = aiokafka.AIOKafkaConsumer(
-            bootstrap_servers=self._app.settings.kafka_bootstrap_servers, isolation_level="read_committed"
+            bootstrap_servers=self._settings.kafka_bootstrap_servers, isolation_level="read_committed"
         )
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):

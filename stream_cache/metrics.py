@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream_cache.decode import DecodedChunk
-    from stream_cache.flush import PutResult
+    from stream_cache.models import PutResult
 
 
 class Metrics:

@@ -1,17 +1,20 @@
 """The types that travel: what comes in from Kafka, and what is kept of it.
 
-Imports nothing of the package. `ValidatedOutput` is the one definition of the input's schema; the fast decoder in
-`decode.py` is derived from its fields.
+Imports nothing of the package but its errors. `ValidatedOutput` is the one definition of the input's schema; the fast
+decoder in `decode.py` is derived from its fields.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol
 
 import faust
 import msgspec
+
+from stream_cache.errors import BadRecord
 
 
 class ValidatedOutput(faust.Record, serializer="json"):
@@ -114,3 +117,12 @@ class Reading(msgspec.Struct, gc=False):
             return self.event_time > other.event_time
         mine, others = self.record, other.record
         return (mine.offset, mine.partition) > (others.offset, others.partition)
+
+
+class PutResult(NamedTuple):
+    """What became of readings handed to a sink: counts, and those that its state makes impossible to write."""
+
+    written_count: int
+    stale_count: int
+    expired_count: int
+    refused: Sequence[tuple[Reading, BadRecord]] = ()

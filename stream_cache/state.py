@@ -8,15 +8,15 @@ missing, and their records lie before the committed offsets.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mode
 
 from stream_cache.errors import StoreUnavailable
+from stream_cache.membership import Membership
 from stream_cache.models import format_time, now
-
-if TYPE_CHECKING:
-    from stream_cache.app import StreamCache
+from stream_cache.settings import Settings
+from stream_cache.store import Store
 
 COMPLETE = "ok"
 _LOST = "lost at "
@@ -29,9 +29,9 @@ class StateGuard(mode.Service):
     What is missing would have expired after the TTL anyway: then the state counts as complete again.
     """
 
-    def __init__(self, app: StreamCache, **kwargs: Any) -> None:
+    def __init__(self, store: Store, membership: Membership, settings: Settings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._app = app
+        self._store, self._membership, self._settings = store, membership, settings
         self._has_seen_key = False
         self._had_devices = False
         self.finding = COMPLETE
@@ -46,13 +46,13 @@ class StateGuard(mode.Service):
             await self.sleep(_CHECK_EVERY_S)
 
     async def _check(self) -> None:
-        store, started_from = self._app.store, self._app.started_from
+        store, started_from = self._store, self._membership.started_from
         if started_from is None:  # nothing has been written by this worker yet
             self._had_devices = await store.has_devices()
             return
         held = await store.get_state()
         if not self._has_seen_key and started_from:
-            if await self._app.is_beginning(started_from) or (held is None and self._had_devices):
+            if await self._membership.is_beginning(started_from) or (held is None and self._had_devices):
                 held = COMPLETE
                 await store.set_state(COMPLETE)
             self._has_seen_key = True
@@ -66,7 +66,7 @@ class StateGuard(mode.Service):
         self._tell(held or COMPLETE)
 
     def _has_expired(self, held: str) -> bool:
-        ttl_s = self._app.settings.redis_metadata_ttl_s
+        ttl_s = self._settings.redis_metadata_ttl_s
         lost_at = datetime.fromisoformat(held.removeprefix(_LOST))
         return ttl_s > 0 and datetime.now(UTC) - lost_at > timedelta(seconds=ttl_s)
 
@@ -74,10 +74,10 @@ class StateGuard(mode.Service):
         if held == COMPLETE:
             self.finding = COMPLETE
         elif self.finding == COMPLETE:
-            settings = self._app.settings
+            group, topic = self._settings.kafka_consumer_group_id, self._membership.topic
             self.finding = (
                 f"state was {held}: Redis was emptied, and devices that have sent nothing since are missing. To "
-                f"rebuild: stop all workers, set the offsets of group {settings.kafka_consumer_group_id!r} on topic "
-                f"{settings.kafka_validated_data_topic!r} to the earliest, and start them again"
+                f"rebuild: stop all workers, set the offsets of group {group!r} on topic {topic!r} to the earliest, "
+                "and start them again"
             )
             self.log.error("%s", self.finding)

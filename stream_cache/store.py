@@ -22,8 +22,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from stream_cache.errors import BadRecord, StoreUnavailable
-from stream_cache.flush import PutResult
-from stream_cache.models import Metadata, Reading, format_time, json_text
+from stream_cache.models import Metadata, PutResult, Reading, format_time, json_text
 from stream_cache.settings import Settings
 
 _DEVICES, _INDEX, _PRUNE_LEASE = "devices", "stream_cache:index", "stream_cache:prune_lease"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import web
 from faust.web import Blueprint, View
 
+from stream_cache import metrics as worker_metrics
+from stream_cache.health import Health
 from stream_cache.models import is_unicode
+from stream_cache.settings import Settings
+from stream_cache.store import Device, Store
 from stream_cache.web import ApiError, json_response, read_body
-
-if TYPE_CHECKING:
-    from stream_cache.app import StreamCache
-    from stream_cache.store import Device
 
 devices = Blueprint("devices")
 health = Blueprint("health")
@@ -25,10 +25,19 @@ _LIMIT_DEFAULT, _LIMIT_MAX = 100, 1000
 _NOT_READY = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class _Parts(Protocol):
+    """What the views need of the app."""
+
+    settings: Settings
+    store: Store
+    health: Health
+    metrics: worker_metrics.Metrics
+
+
 class _View(View):
     """A view of our app that answers HEAD only where it answers GET."""
 
-    app: StreamCache
+    app: _Parts  # type: ignore[assignment]  # Faust hands over our app
 
     def get_methods(self) -> set[str]:
         methods = super().get_methods()

@@ -9,8 +9,9 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+import faust
 import mode
 import msgspec
 from aiohttp import web
@@ -18,9 +19,8 @@ from aiohttp.web_protocol import RequestHandler
 from faust.web.drivers import aiohttp as driver
 
 from stream_cache.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from stream_cache.app import StreamCache
+from stream_cache.metrics import Metrics
+from stream_cache.settings import Settings
 
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_LINE_BYTES = 65_536  # a device id of 10 kB, percent-encoded
@@ -51,19 +51,19 @@ class ApiError(Exception):
 class WebServer(driver.Web):
     """Faust's web driver, which has no knobs for limits, and none of Faust's pages."""
 
-    app: StreamCache
     default_blueprints = ()
     production_blueprints = ()
     debug_blueprints = ()
     optional_blueprints = ()
 
-    def __init__(self, app: StreamCache, **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, settings: Settings, metrics: Metrics, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
+        self._settings, self._metrics = settings, metrics
         self.web_app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._check])
         self.web_app.on_response_prepare.append(_add_headers)
         self._runner = _Runner(
             self.web_app,
-            max_connections=app.settings.web_max_connections,
+            max_connections=settings.web_max_connections,
             access_log=None,
             keepalive_timeout=_IDLE_TIMEOUT_S,
             max_line_size=_MAX_LINE_BYTES,
@@ -78,7 +78,7 @@ class WebServer(driver.Web):
             self._check_token(request)
             return await handler(request)
         except StoreUnavailable:
-            self.app.metrics.lookup_failed()
+            self._metrics.lookup_failed()
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer", headers)
         except ApiError as error:
@@ -90,8 +90,8 @@ class WebServer(driver.Web):
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why")
 
     def _check_token(self, request: web.Request) -> None:
-        token = self.app.settings.api_token
-        if not token or (not self.app.settings.health_needs_token and request.path.startswith(_OPEN_WITHOUT_TOKEN)):
+        token = self._settings.api_token
+        if not token or (not self._settings.health_needs_token and request.path.startswith(_OPEN_WITHOUT_TOKEN)):
             return
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
         is_right = hmac.compare_digest(sent.strip().encode(errors="replace"), token.encode())

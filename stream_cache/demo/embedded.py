@@ -135,10 +135,14 @@ async def _worker(variables: Mapping[str, str], folder: Path, environ: Mapping[s
     env = {**inherited, **variables, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "faust", "-A", "stream_cache.app", "worker", "-l", "info"]
     worker = Child("worker", command, folder, env)
+    patience_s = _WORKER_STOP_S
     try:
         yield worker
+    except DemoFailed:  # without its Redis, say, it would try for all of that time
+        patience_s = 0
+        raise
     finally:
-        await worker.stop(_WORKER_STOP_S)
+        await worker.stop(patience_s)
 
 
 async def _does_redis_answer(address: Address) -> bool:

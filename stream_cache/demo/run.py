@@ -16,13 +16,13 @@ from confluent_kafka import KafkaException, Producer
 from stream_cache.demo import Address, DemoFailed, DemoOptions
 from stream_cache.demo.embedded import Services, started_services, temporary_folder
 from stream_cache.demo.fleet import Fleet
-from stream_cache.demo.live import LEGEND, Freshness, ToldErrors, say, show_live_line
+from stream_cache.demo.live import LEGEND, Freshness, ToldErrors, look_up, say, show_live_line
 from stream_cache.demo.sender import QUIET, Sender
 from stream_cache.errors import StoreUnavailable, WrongSetting
 from stream_cache.settings import Settings
 from stream_cache.store import Store
 
-_BROKER_ANSWERS_S, _REQUEST_S = 15, 1.0
+_BROKER_ANSWERS_S, _REQUEST_S = 10, 1.0
 _EXAMPLES_S = 30.0
 _EXAMPLE_COUNT = 3
 
@@ -142,7 +142,7 @@ async def _show(fleet: Fleet, rate: int, settings: Settings, services: Services 
 
 async def _are_readable(store: Store, device_ids: list[str]) -> bool:
     try:
-        return all(await store.get_many(device_ids))
+        return all(await look_up(store.get_many(device_ids)))
     except StoreUnavailable:
         return False
 
