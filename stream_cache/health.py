@@ -83,7 +83,8 @@ class Health(mode.Service):
     def _look_for_source_topic(self) -> None:
         """Say in the log that the source topic is missing, once in a while, and when it has come."""
         topic, count = self._membership.topic, self._membership.partition_count()
-        if count is None and time.monotonic() - self._missing_told_at > _REMIND_EVERY_S:
+        is_missing = count is None and self._membership.state == "ok"  # before, nobody has asked for it
+        if is_missing and time.monotonic() - self._missing_told_at > _REMIND_EVERY_S:
             self._missing_told_at = time.monotonic()
             self.log.warning("waiting for the source topic %r, which does not exist yet: create it", topic)
         elif count is not None and self._missing_told_at != -math.inf:

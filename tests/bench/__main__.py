@@ -14,7 +14,9 @@ from typing import Final, NamedTuple, TypeAlias
 from tests.bench import backlog, chart, freshness, index_growth, lookups, memory, report, scaling
 from tests.bench.endpoints import Endpoints, running_services
 from tests.bench.figures import Figure, print_figures
+from tests.bench.load import LoadError
 from tests.bench.rows import ROWS
+from tests.services import ChildExitedError
 
 
 class Scale(NamedTuple):
@@ -87,7 +89,7 @@ def _one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def main() -> int:
-    """Return 1 when a row failed."""
+    """Return 1 when a row or another measurement failed; the others are told all the same."""
     options = parse()
     workloads = [
         workload
@@ -99,15 +101,20 @@ def main() -> int:
         results = backlog.measure(endpoints, workloads, rows, options.repeat)
         report.print_results(results)
         figures = report.ratio_figures(results)
+        has_failed = any(result.failure for result in results)
         for name, measure in MEASUREMENTS.items():
             if name in options.only:
-                figures += measure(endpoints, Scale(options.quick, options.repeat))
+                try:
+                    figures += measure(endpoints, Scale(options.quick, options.repeat))
+                except (ChildExitedError, LoadError, OSError) as error:  # a TimeoutError is an OSError
+                    has_failed = True
+                    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
         print_figures(figures)
         if options.json:
             options.json.write_text(report.as_json(results, figures, endpoints) + "\n")
     if options.svg:
         options.svg.write_text(chart.draw(results))
-    return 1 if any(result.failure for result in results) else 0
+    return 1 if has_failed else 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from tests.bench.endpoints import Endpoints, running_services
 from tests.bench.figures import Figure, print_figures
 from tests.bench.load import Request, latencies_ms, times
 from tests.bench.lookups import single_requests
-from tests.bench.state import wait_final
 from tests.bench.worker import Worker
 from tests.bench.workload import Workload, produce
 
@@ -38,7 +37,7 @@ def measure(endpoints: Endpoints, sizes: Sequence[int]) -> list[Figure]:
         worker.wait_ready()
         for number, (held, size) in enumerate(pairwise((0, *sizes))):
             fleet = Workload("growth", size - held, None, first_device=held)
-            _take_in(endpoints, client, topic, fleet)
+            _take_in(endpoints, client, worker, topic, fleet)
             costs.append(_costs(endpoints, client, worker, topic, number))
     figures = []
     for name in costs[0]:
@@ -51,9 +50,9 @@ def measure(endpoints: Endpoints, sizes: Sequence[int]) -> list[Figure]:
     return figures
 
 
-def _take_in(endpoints: Endpoints, client: Redis, topic: str, workload: Workload) -> None:
+def _take_in(endpoints: Endpoints, client: Redis, worker: Worker, topic: str, workload: Workload) -> None:
     expected = produce(workload, endpoints.bootstrap_servers, topic)
-    wait_final(client, expected.sentinels, expected.sentinel_event_us)
+    worker.wait_done(client, expected.sentinels, expected.sentinel_event_us)
 
 
 def _costs(endpoints: Endpoints, client: Redis, worker: Worker, topic: str, number: int) -> dict[str, float]:
@@ -63,7 +62,7 @@ def _costs(endpoints: Endpoints, client: Redis, worker: Worker, topic: str, numb
     lookups = latencies_ms(worker.url, single_requests(device_ids), while_true=times(LOOKUPS))
     again = Workload("flush", FLUSH_READINGS, 1_000, first_device=-1_000, start_s=(number + 1) * HOUR_S)
     before_s = worker.cpu_s() + _redis_cpu_s(client)
-    _take_in(endpoints, client, topic, again)
+    _take_in(endpoints, client, worker, topic, again)
     return {
         "lookup, median": statistics.median(lookups),
         "list page of 1,000, median": statistics.median(_page_latencies_ms(worker)),

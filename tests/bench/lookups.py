@@ -17,7 +17,6 @@ from tests.bench.bare_server import BareServer
 from tests.bench.endpoints import Endpoints, running_services
 from tests.bench.figures import Figure, print_figures
 from tests.bench.load import Request, latencies_ms, percentile, requests_per_s
-from tests.bench.state import is_final, wait_final
 from tests.bench.worker import Worker
 from tests.bench.workload import SEED, Expected, Workload
 
@@ -40,7 +39,7 @@ def measure(endpoints: Endpoints, *, seconds: int, repeat: int, backlog_readings
     ):
         worker.wait_ready()
         bare.wait_ready()
-        wait_final(client, expected.sentinels, expected.sentinel_event_us)
+        worker.wait_done(client, expected.sentinels, expected.sentinel_event_us)
         device_ids = sorted(client.sscan_iter("devices", count=1_000))
         for name, requests in (
             ("GET /devices/{id}/metadata", single_requests(device_ids)),
@@ -92,7 +91,7 @@ def measure_while_draining(endpoints: Endpoints, readings: int) -> list[Figure]:
         found = latencies_ms(
             worker.url,
             [Request(path="/health/live"), *_lookups_of_sample(expected)],
-            while_true=lambda: not is_final(client, expected.sentinels, expected.sentinel_event_us),
+            while_true=lambda: not worker.is_done(client, expected.sentinels, expected.sentinel_event_us),
             pause_s=0.005,
             accepted=(200, 404),  # its first reading may yet come
         )

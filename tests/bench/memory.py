@@ -11,7 +11,6 @@ from redis import Redis
 from tests.bench.endpoints import Endpoints, running_services
 from tests.bench.figures import Figure, print_figures
 from tests.bench.rows.hand_written import decode_reading, hash_of_reading
-from tests.bench.state import is_final, wait_final
 from tests.bench.worker import Worker
 from tests.bench.workload import Workload, hash_key, records
 
@@ -33,7 +32,7 @@ def measure_redis(endpoints: Endpoints, devices: int) -> list[Figure]:
         topic, expected = endpoints.produce(workload)
         with Worker.on(endpoints, topic) as worker:
             worker.wait_ready()
-            wait_final(client, expected.sentinels, expected.sentinel_event_us)
+            worker.wait_done(client, expected.sentinels, expected.sentinel_event_us)
             time.sleep(SETTLE_S)
         ours = (_used_bytes(client) - empty_bytes) / client.scard("devices")
         client.flushdb()
@@ -73,7 +72,7 @@ def measure_worker(endpoints: Endpoints, devices: int, readings: int) -> list[Fi
     with endpoints.redis() as client, Worker.on(endpoints, topic) as worker:
         client.flushdb()
         worker.wait_consuming()
-        while not is_final(client, expected.sentinels, expected.sentinel_event_us):
+        while not worker.is_done(client, expected.sentinels, expected.sentinel_event_us):
             samples.append((worker.counter("stream_cache_records_total"), worker.rss_bytes()))
             time.sleep(0.2)
         samples.append((readings, worker.rss_bytes()))

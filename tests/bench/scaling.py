@@ -11,7 +11,6 @@ from typing import Final
 
 from tests.bench.endpoints import Endpoints, running_services
 from tests.bench.figures import Figure, print_figures
-from tests.bench.state import wait_final
 from tests.bench.worker import Worker
 from tests.bench.workload import Workload, produce
 
@@ -44,7 +43,7 @@ def _cpu_s_per_million(endpoints: Endpoints, readings: int, worker_count: int) -
             worker.wait_ready()
         before_s = sum(worker.cpu_s() for worker in workers)
         expected = produce(workload, endpoints.bootstrap_servers, topic)
-        wait_final(client, expected.sentinels, expected.sentinel_event_us)
+        workers[0].wait_done(client, expected.sentinels, expected.sentinel_event_us)
         used_s = sum(worker.cpu_s() for worker in workers) - before_s
     return used_s / readings * 1e6
 

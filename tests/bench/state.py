@@ -1,7 +1,7 @@
 """Is Redis in the state that a workload must lead to?"""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
@@ -15,22 +15,12 @@ class WrongStateError(Exception):
     """A row is done, and Redis doesn't hold what it must: its figures count for nothing."""
 
 
-def is_final(client: Redis, sentinels: Iterable[str], sentinel_event_us: int) -> bool:
+def is_final(client: Redis, sentinels: Sequence[str], sentinel_event_us: int) -> bool:
     """Has every sentinel's hash its final event time?"""
     pipeline = client.pipeline(transaction=False)
     for device_id in sentinels:
         pipeline.hget(hash_key(device_id), "last_updated")
     return all(text is not None and event_us(text) >= sentinel_event_us for text in pipeline.execute())
-
-
-def wait_final(client: Redis, sentinels: Iterable[str], sentinel_event_us: int, timeout_s: float = 600) -> None:
-    """Wait until `is_final`, looking every 20 ms."""
-    wait_until(
-        lambda: is_final(client, sentinels, sentinel_event_us),
-        timeout_s,
-        "the sentinels' last readings",
-        interval_s=0.02,
-    )
 
 
 def check_final(client: Redis, row: Row, expected: Expected) -> None:

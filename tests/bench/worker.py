@@ -2,12 +2,16 @@
 
 import os
 import time
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from redis import Redis
+
 from tests import harness
 from tests.bench.endpoints import Endpoints, topic_names
+from tests.bench.state import is_final
 from tests.harness import RedisDatabase, TopicNames
 from tests.services import ChildExitedError
 from tests.waiting import wait_until
@@ -54,8 +58,7 @@ class Worker(harness.Worker):
 
         def has_counted() -> bool:
             nonlocal before
-            if not self.is_running:
-                raise ChildExitedError(f"the worker exited with {self.exit_code}\n{self.log_tail()}")
+            self._check_running()
             asked = self.now()
             if self.counter("stream_cache_records_total"):
                 return True
@@ -64,6 +67,29 @@ class Worker(harness.Worker):
 
         wait_until(has_counted, timeout_s, "the worker's first record", interval_s=0.02)
         return before
+
+    def is_done(self, client: Redis, sentinels: Sequence[str], sentinel_event_us: int) -> bool:
+        """Are the sentinels' last readings in Redis, so that every partition was consumed and flushed to its end?
+
+        Raises: ChildExitedError.
+        """
+        self._check_running()
+        return is_final(client, sentinels, sentinel_event_us)
+
+    def wait_done(
+        self, client: Redis, sentinels: Sequence[str], sentinel_event_us: int, timeout_s: float = 900
+    ) -> None:
+        """Wait until `is_done`, looking every 20 ms. Raises: TimeoutError, ChildExitedError."""
+        wait_until(
+            lambda: self.is_done(client, sentinels, sentinel_event_us),
+            timeout_s,
+            "the sentinels' last readings",
+            interval_s=0.02,
+        )
+
+    def _check_running(self) -> None:
+        if not self.is_running:
+            raise ChildExitedError(f"the worker exited with {self.exit_code}\n{self.log_tail()}")
 
     def now(self) -> Moment:
         return Moment(time.perf_counter(), self.cpu_s())

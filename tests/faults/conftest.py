@@ -34,7 +34,7 @@ def redis_scene(topic_names: TopicNames, own_redis: RedisServer, tmp_path: Path)
 @pytest.fixture(scope="module")
 def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A Kafka for the module's tests, each of which leaves it running."""
-    with KafkaServer(tmp_path_factory.mktemp("own-kafka")) as server:
+    with KafkaServer(tmp_path_factory.mktemp("own-kafka"), properties={"log.cleaner.backoff.ms": 200}) as server:
         yield server
 
 

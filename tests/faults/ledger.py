@@ -1,6 +1,6 @@
 """What was produced, and what must have become of it: the oracle's verdicts, kept as they are needed here."""
 
-from collections import deque
+import heapq
 from collections.abc import Iterable
 from threading import Lock
 
@@ -25,7 +25,7 @@ class Ledger:
         self._tombstones: dict[str, tuple[oracle.Order, oracle.Record]] = {}
         self._bad: set[tuple[int, int]] = set()
         self._ends: dict[int, int] = {}
-        self._not_in_floor: dict[int, deque[tuple[int, str, oracle.Order]]] = {}
+        self._not_in_floor: dict[int, list[tuple[int, str, oracle.Order]]] = {}  # heaps
         self._floor: dict[str, oracle.Order] = {}
         self.record_count = 0
 
@@ -45,14 +45,14 @@ class Ledger:
         )
 
     def note(self, records: Iterable[oracle.Record]) -> None:
-        """Note records that stand in the source topic, in offset order."""
+        """Note records that stand in the source topic."""
         with self._lock:
             for record in records:
                 self._note(record)
 
     def _note(self, record: oracle.Record) -> None:
         self.record_count += 1
-        self._ends[record.partition] = record.offset + 1
+        self._ends[record.partition] = max(record.offset + 1, self._ends.get(record.partition, 0))
         verdict = oracle.judge(record)
         if isinstance(verdict, oracle.Bad):
             self._bad.add((record.partition, record.offset))
@@ -67,7 +67,7 @@ class Ledger:
             dead = self._tombstones.get(device_id)
             if dead is None or order > dead[0]:
                 self._tombstones[device_id] = order, record
-        self._not_in_floor.setdefault(record.partition, deque()).append((record.offset, device_id, order))
+        heapq.heappush(self._not_in_floor.setdefault(record.partition, []), (record.offset, device_id, order))
 
     def device_ids(self) -> list[str]:
         with self._lock:
@@ -78,11 +78,11 @@ class Ledger:
         with self._lock:
             return set(self._bad)
 
-    def state(self) -> oracle.State:
-        """Return what Redis must hold after all of it."""
+    def state(self, *, now_ms: int | None = None) -> oracle.State:
+        """Return what Redis must hold after all of it; with a time, without what has expired by then."""
         with self._lock:
             decisive = [record for _, record in (*self._winners.values(), *self._tombstones.values())]
-        return oracle.fold(decisive, ttl_s=TTL_S)
+        return oracle.fold(decisive, ttl_s=TTL_S, now_ms=now_ms)
 
     def covers(self, committed: dict[int, int]) -> bool:
         """Tell whether all below these offsets has been noted."""
@@ -98,9 +98,9 @@ class Ledger:
         """
         with self._lock:
             for partition, offset in committed.items():
-                waiting = self._not_in_floor.get(partition, deque())
+                waiting = self._not_in_floor.get(partition, [])
                 while waiting and waiting[0][0] < offset:
-                    _, device_id, order = waiting.popleft()
+                    _, device_id, order = heapq.heappop(waiting)
                     self._floor[device_id] = max(order, self._floor.get(device_id, order))
             return [
                 f"{device_id!r} held {held.get(device_id)}, but {order} was committed"

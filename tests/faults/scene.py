@@ -10,16 +10,22 @@ with Scene.of(topics, database, directory, partitions=4) as scene:
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
+import redis
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
 from tests import harness, oracle, readings
 from tests.faults.ledger import Ledger
 from tests.faults.watching import Moment, Sampler, look, told
-from tests.harness import RedisDatabase, TopicNames, Worker, wait_until
+from tests.harness import FAUST_WORKER, RedisDatabase, TopicNames, Worker, wait_until
 
 #: A killed worker's partitions idle for that long.
 SESSION_TIMEOUT_S = 3
@@ -70,19 +76,35 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------------------- workers
 
-    def add_worker(self, **env: str) -> Worker:
+    def add_worker(self, command: Sequence[str] = FAUST_WORKER, /, **env: str) -> Worker:
         """Make one more worker, and start it without waiting for it."""
-        worker = Worker(self._directory, self._env | env, name=f"worker-{len(self.workers) + 1}")
+        name = f"worker-{len(self.workers) + 1}"
+        worker = Worker(self._directory, self._env | env, name=name, command=command)
         self.workers.append(worker)
         worker.start()
         return worker
 
-    def start_workers(self, count: int = 1, **env: str) -> list[Worker]:
+    def start_workers(self, count: int = 1, /, **env: str) -> list[Worker]:
         """Add workers, and wait until each has joined."""
         added = [self.add_worker(**env) for _ in range(count)]
         for worker in added:
             worker.wait_ready()
         return added
+
+    def reach_redis_at(self, port: int) -> None:
+        """Let workers reach Redis at another port, through a proxy; the test itself goes the straight way."""
+        self._env["REDIS_PORT"] = str(port)
+
+    def rebuild(self) -> None:
+        """Do what an operator does to rebuild Redis from the topic: stop all, go to the earliest offset, start all."""
+        for worker in self.workers:
+            assert worker.terminate() == 0, worker.log_tail()
+        _rewind(self.topics)
+        self._moments.clear()
+        for worker in self.workers:
+            worker.start()
+        for worker in self.workers:
+            worker.wait_ready()
 
     # ------------------------------------------------------------------------------------------------------ readings
 
@@ -94,13 +116,19 @@ class Scene:
 
     @contextmanager
     def fed(self, *, per_second: int = 12_000, seed: int = 1, devices: int = 5_000) -> Iterator[None]:
-        """Produce that many readings a second as long as the block lasts. Raises at its end: what stopped it."""
+        """Produce that many plain readings a second as long as the block lasts."""
+        with self.fed_with(self.drafts(seed, devices=devices, per_second=per_second), per_second):
+            yield
+
+    @contextmanager
+    def fed_with(self, drafts: Iterator[readings.Draft], per_second: int) -> Iterator[None]:
+        """Produce these as long as the block lasts. Raises at its end: what stopped it."""
         stop = Event()
         failures: list[BaseException] = []
 
         def feed() -> None:
             try:
-                paced = self._paced(self.drafts(seed, devices=devices, per_second=per_second), per_second, stop)
+                paced = self._paced(drafts, per_second, stop)
                 while not stop.is_set():
                     self.ledger.produce(itertools.islice(paced, per_second))
             except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
@@ -116,6 +144,17 @@ class Scene:
         if failures:
             raise failures[0]
         assert not thread.is_alive(), "the feeder hangs"
+
+    def configure(self, topic: str, **config: str) -> None:
+        """Set a topic's configuration; in a name `_` stands for a dot."""
+        entries = [
+            ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        admin = AdminClient({"bootstrap.servers": self.topics.bootstrap})
+        for altered in admin.incremental_alter_configs([resource]).values():
+            altered.result(10)
 
     @staticmethod
     def _paced(drafts: Iterator[readings.Draft], per_second: int, stop: Event) -> Iterator[readings.Draft]:
@@ -145,6 +184,18 @@ class Scene:
         wanted = self.committed() + count
         wait_until(lambda: self.committed() >= wanted, timeout_s, f"{count} more records to be committed")
 
+    def wait_logged(self, text: str, timeout_s: float = 30, *, by: Sequence[Worker] = ()) -> None:
+        """Wait until each of these workers has logged this; without workers, until any has."""
+        wait_until(
+            lambda: (
+                all(text in worker.log_text() for worker in by)
+                if by
+                else any(text in worker.log_text() for worker in self.workers)
+            ),
+            timeout_s,
+            f"{text!r} to be logged",
+        )
+
     def wait_caught_up(self, timeout_s: float = 60) -> None:
         wait_until(lambda: self.lag() == 0, timeout_s, "the lag to become 0", interval_s=0.2)
 
@@ -166,11 +217,12 @@ class Scene:
         """Wait until all is committed, then hold everything that was promised against what is and was seen."""
         self.wait_caught_up(timeout_s)
         self.look()
-        self._assert_equal_to_oracle()
+        self.assert_equal_to_oracle()
         assert told(self.topics) == self.ledger.bad()
         self.assert_never_wrong()
 
-    def _assert_equal_to_oracle(self) -> None:
+    def assert_equal_to_oracle(self) -> None:
+        """Hold Redis against what all readings so far come to."""
         # `devices` may trail by a moment.
         differences = ""
 
@@ -184,7 +236,7 @@ class Scene:
             return True
 
         state = self.ledger.state()
-        with self.sampler.paused(), self.database.connect() as client, suppress(TimeoutError):
+        with self.sampler.paused(), AtOnce.from_url(self.database.url) as client, suppress(TimeoutError):
             wait_until(is_equal, _TRAILING_S, "Redis to equal the oracle", interval_s=0.5)
             return
         raise AssertionError(differences)
@@ -197,8 +249,32 @@ class Scene:
         assert not past, _first("committed past flushed", past)
 
 
+class AtOnce(redis.Redis):
+    """A client whose pipelines run in one go: the oracle reads the clock and then the time left, side by side."""
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> redis.client.Pipeline:  # noqa: ARG002, FBT001, FBT002
+        return super().pipeline(transaction=True, shard_hint=shard_hint)
+
+
+def _rewind(topics: TopicNames) -> None:
+    """Set the group's offsets to the earliest, as `kafka-consumer-groups.sh --reset-offsets --to-earliest` does."""
+    admin = AdminClient({"bootstrap.servers": topics.bootstrap})
+    partitions = harness.end_offsets(topics.bootstrap, topics.source)
+    begins = [TopicPartition(topics.source, partition, 0) for partition in partitions]
+    request = [ConsumerGroupTopicPartitions(topics.group, begins)]
+    for altered in admin.alter_consumer_group_offsets(request).values():
+        altered.result(10)
+
+
 def _first(what: str, lines: list[str]) -> str:
     return f"{len(lines)} {what}, the first of them:\n" + "\n".join(lines[:_SHOWN])
+
+
+def wait_ready_or_gone(worker: Worker, timeout_s: float = 30) -> None:
+    """Wait until it is ready (again), or has exited."""
+    wait_until(
+        lambda: not worker.is_running or not worker.what_lacks(), timeout_s, f"{worker.name} to be ready or gone"
+    )
 
 
 def checks(worker: Worker) -> dict[str, str]:

@@ -62,7 +62,7 @@ class Sampler:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Sample nothing as long as the block lasts: the oracle reads a deadline in two steps, between which we came."""
+        """Sample nothing as long as the block lasts: the oracle reads a deadline in two steps, and we came between."""
         with self._sampling:
             yield
 
@@ -118,7 +118,10 @@ def look(topics: TopicNames, database: RedisDatabase, ledger: Ledger) -> Moment:
     """Read the committed offsets first, so that what is held must cover them."""
     committed = harness.committed_offsets(topics.bootstrap, topics.group, topics.source)
     with _impatient(database) as client:
-        held = orders_held(client, ledger.device_ids())
+        # Not the ledger's devices: it notes a batch of readings when all of it is acknowledged.
+        keys = sorted(set(client.scan_iter("device:*:metadata", count=1000)))
+        ids = [key.removeprefix(b"device:").removesuffix(b":metadata").decode() for key in keys]
+        held = orders_held(client, ids)
     return Moment(committed, held, told(topics) if ledger.bad() else set())
 
 
@@ -126,7 +129,7 @@ def told(topics: TopicNames) -> set[tuple[int, int]]:
     """Partition and offset of every record that `iot_errors` tells of."""
     messages = harness.consume_all(topics.bootstrap, topics.errors)
     headers = [dict(message.headers() or []) for message in messages]
-    return {(int(some["source.partition"]), int(some["source.offset"])) for some in headers}
+    return {(int(some["source.partition"] or 0), int(some["source.offset"] or 0)) for some in headers}
 
 
 def _impatient(database: RedisDatabase) -> redis.Redis:

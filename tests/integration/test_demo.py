@@ -76,6 +76,7 @@ class Demo:
         return match
 
     def note_processes(self) -> None:
+        """Remember every process that descends from the demo now."""
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
                 parent_id = int(path.read_text().rpartition(")")[2].split()[1])
@@ -87,6 +88,10 @@ class Demo:
     def children_ids(self) -> set[int]:
         """Which of its children still run; those that ended but were not waited for don't."""
         return {pid for pid in self.process_ids - {self._process.pid} if _is_running(pid)}
+
+    def noted_children_ids(self) -> set[int]:
+        self.note_processes()
+        return self.children_ids()
 
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -186,11 +191,10 @@ def test_demo__shows_the_service_at_work_and_leaves_nothing(tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo__stopped_while_it_starts_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with running_demo(tmp_path) as demo:
-        wait_until(lambda: (demo.note_processes(), demo.children_ids())[1], START_S, "a child")
+        wait_until(demo.noted_children_ids, START_S, "a child")
         demo.send_signal(number)
         assert demo.wait_exit() == 0, demo.output
-        demo.note_processes()
-        assert not demo.children_ids()
+        assert not demo.noted_children_ids()
         assert not demo.left_files()
 
 

@@ -69,6 +69,12 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
     "KAFKA_METADATA_MAX_AGE_S": [("0.5", 0.5), ("300", 300.0)],
     "KAFKA_GROUP_INSTANCE_ID": [("", ""), ("worker-1", "worker-1")],
     "SHUTDOWN_TIMEOUT_S": [("0.1", 0.1), ("8", 8.0)],
+    "STALL_TIMEOUT_S": [("1", 1.0), ("600", 600.0)],
+    "STALL_EXIT_S": [("1", 1.0), ("600", 600.0)],
+    "REDIS_DURABILITY": [("none", "none"), ("replica", "replica"), ("aof", "aof")],
+    "API_TOKEN": [("", ""), ("s3cret~!", "s3cret~!")],
+    "HEALTH_NEEDS_TOKEN": [("true", True), ("false", False)],
+    "WEB_MAX_CONNECTIONS": [("1", 1), ("5000", 5000)],
 }
 NO_WHOLE_NUMBERS = ["", "x", "1.5", "-1", "0x10", "1e3", "9" * 5000]
 NO_NUMBERS = ["", "x", "nan", "inf", "-inf", "-1", "1,5", "1e999"]
@@ -97,6 +103,11 @@ BAD: dict[str, list[str]] = {
     "KAFKA_METADATA_MAX_AGE_S": [*NO_NUMBERS, "0"],
     "KAFKA_GROUP_INSTANCE_ID": ["n" * 250, "a\nb"],
     "SHUTDOWN_TIMEOUT_S": [*NO_NUMBERS, "0", "9"],
+    "STALL_TIMEOUT_S": [*NO_NUMBERS, "0"],
+    "STALL_EXIT_S": [*NO_NUMBERS, "0"],
+    "REDIS_DURABILITY": ["", "always"],
+    "HEALTH_NEEDS_TOKEN": ["", "maybe"],
+    "WEB_MAX_CONNECTIONS": [*NO_WHOLE_NUMBERS, "0"],
 }
 
 
@@ -121,8 +132,10 @@ def test_defaults__are_what_env_example_says() -> None:
 
 
 def test_tables_of_this_test__name_every_variable() -> None:
-    assert set(GOOD) == set(FIELD_OF_VARIABLE)
-    assert set(BAD) == set(FIELD_OF_VARIABLE) - {"REDIS_PASSWORD"}  # which may be any text
+    of_a_pair = {"WEB_TLS_CERT_FILE", "WEB_TLS_KEY_FILE"}
+    secrets = {"REDIS_PASSWORD", "API_TOKEN"}
+    assert set(GOOD) == set(FIELD_OF_VARIABLE) - of_a_pair
+    assert set(BAD) == set(FIELD_OF_VARIABLE) - of_a_pair - secrets
 
 
 @pytest.mark.parametrize(("variable", "case"), pairs(GOOD), ids=shown)
@@ -156,11 +169,28 @@ def test_error_topic__may_not_be_the_source_topic() -> None:
         Settings.from_env({"KAFKA_ERROR_TOPIC": "same", "KAFKA_VALIDATED_DATA_TOPIC": "same"})
 
 
-def test_repr__hides_the_password() -> None:
-    settings = Settings.from_env({"REDIS_PASSWORD": "hunter2"})
-    assert "hunter2" not in repr(settings)
-    assert "hunter2" not in str(settings)
-    assert settings.redis_password == "hunter2"
+def test_repr__hides_the_secrets() -> None:
+    settings = Settings.from_env({"REDIS_PASSWORD": "hunter2", "API_TOKEN": "hunter3"})
+    assert "hunter" not in repr(settings)
+    assert "hunter" not in str(settings)
+    assert (settings.redis_password, settings.api_token) == ("hunter2", "hunter3")
+
+
+@pytest.mark.parametrize("text", ["hunter 2", "hünter"])
+def test_token__that_is_wrong_is_not_shown(text: str) -> None:
+    with pytest.raises(WrongSetting, match="API_TOKEN") as raised:
+        Settings.from_env({"API_TOKEN": text})
+    assert text not in str(raised.value)
+
+
+def test_tls_files__are_needed_both_and_must_be_readable(tmp_path: Path) -> None:
+    both = {"WEB_TLS_CERT_FILE": "/c.pem", "WEB_TLS_KEY_FILE": "/k.pem"}
+    assert Settings.from_env(both).web_tls_key_file == "/k.pem"
+    for given, missing in (tuple(both), tuple(reversed(both))):
+        with pytest.raises(WrongSetting, match=f"{missing} holds ''"):
+            Settings.from_env({given: both[given]})
+    with pytest.raises(WrongSetting, match="WEB_TLS_CERT_FILE"):
+        create_app({name: str(tmp_path / "absent.pem") for name in both})
 
 
 def test_settings__are_frozen() -> None:

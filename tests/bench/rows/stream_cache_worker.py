@@ -10,7 +10,6 @@ from redis import Redis
 
 from tests.bench.endpoints import topic_names
 from tests.bench.rows.job import Job, Outcome
-from tests.bench.state import wait_final
 from tests.bench.worker import Worker
 from tests.harness import RedisDatabase
 
@@ -21,7 +20,7 @@ def main() -> None:
     worker = Worker(Path(job.directory), names, RedisDatabase.of_url(job.redis_url))
     with Redis.from_url(job.redis_url, decode_responses=True) as client, worker:
         begun = worker.wait_consuming()
-        wait_final(client, job.sentinels, job.sentinel_event_us)
+        worker.wait_done(client, job.sentinels, job.sentinel_event_us)
         ended = worker.now()
         Outcome(readings=job.readings, seconds=ended.wall_s - begun.wall_s, cpu_s=ended.cpu_s - begun.cpu_s).tell()
 
