@@ -71,6 +71,8 @@ class Store:
     ) -> None:
         self._writer, self._reader, self._ttl_ms, self._timeout_s = writer, reader, ttl_s * 1000, timeout_s
         self._durability = durability
+        self._asked: dict[str, asyncio.Future[Device | None]] = {}
+        self._lookups: set[asyncio.Task[None]] = set()
         self._put_latest = _Script("put_latest.lua")
         self._get_many = _Script("get_many.lua")
         self._prune = _Script("prune.lua")
@@ -134,8 +136,29 @@ class Store:
         return PutResult(written, stale, expired, refused)
 
     async def get(self, device_id: str) -> Device | None:
-        """Look one device up. Raises: StoreUnavailable within 2.5 s."""
-        return (await self.get_many([device_id]))[0]
+        """Look one device up; those that arrive together share a round trip. Raises: StoreUnavailable within 2.5 s."""
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._start_lookup)
+        answer = self._asked.get(device_id)
+        if answer is None:
+            answer = self._asked[device_id] = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(answer)  # whoever hangs up doesn't take the answer from the others
+
+    def _start_lookup(self) -> None:
+        asked, self._asked = self._asked, {}
+        lookup = asyncio.create_task(self._answer(asked))
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+
+    async def _answer(self, asked: Mapping[str, asyncio.Future[Device | None]]) -> None:
+        try:
+            found = await self.get_many(list(asked))
+        except Exception as error:  # noqa: BLE001 - it is raised again, in each of the lookups that wait
+            for answer in asked.values():
+                answer.set_exception(error)
+        else:
+            for answer, device in zip(asked.values(), found, strict=True):
+                answer.set_result(device)
 
     async def get_many(self, device_ids: Sequence[str]) -> list[Device | None]:
         """Look devices up, all in one round trip; None for each that isn't there.

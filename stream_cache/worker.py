@@ -8,7 +8,7 @@ from typing import Any
 
 import faust
 
-#: After SIGTERM: the contract gives 10 s. What has not ended by then hangs in something that is away.
+#: The contract gives a shutdown 10 s. What has not ended by then hangs in something that is away.
 _EXIT_WITHIN_S = 9.5
 
 
@@ -23,11 +23,12 @@ class Worker(faust.Worker):
         kwargs["loglevel"] = app.settings.log_level  # type: ignore[attr-defined]  # our app has them
         super().__init__(app, *services, **kwargs)
 
-    def _flag_as_shutdown_by_signal(self) -> None:
-        super()._flag_as_shutdown_by_signal()
+    async def stop(self) -> None:
+        """Stop, by a signal or after a crash."""
         deadline = threading.Timer(_EXIT_WITHIN_S, self._give_up)
         deadline.daemon = True
         deadline.start()
+        await super().stop()
 
     def _give_up(self) -> None:
         self.log.critical("the shutdown did not end within %.1f s; exiting without it", _EXIT_WITHIN_S)
