@@ -49,7 +49,7 @@ def requests_per_s(url: str, requests: Sequence[Request], *, seconds: int, direc
     script = directory / "requests.lua"
     script.write_text(_lua(requests))
     said = subprocess.run(
-        [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url],
+        [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url],
         capture_output=True,
         text=True,
         check=True,

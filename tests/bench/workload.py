@@ -152,6 +152,7 @@ def produce(workload: Workload, bootstrap_servers: str, topic: str) -> Expected:
             "compression.type": "gzip",
             "compression.level": 6,
             "enable.idempotence": True,  # keeps the order over retries, and implies acks=all
+            "log_level": 3,  # errors: the first use of a new broker warns of a retry
             "linger.ms": 50,
             "batch.num.messages": 1_000,
             "queue.buffering.max.messages": 200_000,

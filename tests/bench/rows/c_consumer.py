@@ -11,9 +11,9 @@ from tests.bench.rows.job import BATCH_READINGS, Job, Stopwatch
 def batches(job: Job, watch: Stopwatch, *, commit: bool) -> Iterator[list[bytes]]:
     """Yield the values of up to 5,000 records at a time until the job's count; commit each batch once it was handled.
 
-    Commits don't wait for the broker's answer, but for the last one. They name their offsets: a commit without takes
-    what is stored by the time that librdkafka's thread gets to it, which may be past the batch, or nothing new (then the
-    next commit fails with _NO_OFFSET; seen here). librdkafka's defaults read committed records only.
+    Only the last commit waits for the answer. Commits name their offsets: one without takes what is stored by the time
+    that librdkafka's thread gets to it, which may be past the batch, or nothing new (the commit after it then fails
+    with _NO_OFFSET: seen here). By default librdkafka reads committed records only.
     """
     consumer = Consumer(
         {
