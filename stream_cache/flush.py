@@ -169,7 +169,9 @@ class Flusher(mode.Service):
                 wait_s = min(_RETRY_LONGEST_S, _RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 attempt += 1
                 self.log.warning("flush of %d devices failed, trying again in %.1f s: %s", len(readings), wait_s, error)
-                await asyncio.sleep(wait_s)
+                await self.sleep(wait_s)
+                if self.should_stop:  # a cancellation may have been swallowed below
+                    raise asyncio.CancelledError from None
             else:
                 self._metrics.flushed(time.monotonic() - began, result)
                 if attempt:

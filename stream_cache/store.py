@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
@@ -126,9 +125,8 @@ class Store:
         for start in range(0, len(pages), _CALLS_PER_PIPELINE):
             some = pages[start : start + _CALLS_PER_PIPELINE]
             blobs = [self._pack(*page) for page in some]
-            async with _as_unavailable(self._timeout_s):
-                replies = await self._put_latest.call(self._writer, blobs)
-                await self._wait_until_durable()
+            replies = await _within(self._timeout_s, self._put_latest.call(self._writer, blobs))
+            await _within(self._timeout_s, self._wait_until_durable())
             for (some_readings, some_tombstones), reply in zip(some, replies, strict=True):
                 written, stale, expired = written + reply[0], stale + reply[1], expired + reply[2]
                 refused += (_refuse(some_readings[index - 1]) for index in reply[3])
@@ -165,8 +163,8 @@ class Store:
 
         Raises: StoreUnavailable within 2.5 s.
         """
-        async with _as_unavailable(_LOOKUP_TIMEOUT_S):
-            (reply,) = await self._get_many.call(self._reader, [msgspec.msgpack.encode(device_ids)])
+        call = self._get_many.call(self._reader, [msgspec.msgpack.encode(device_ids)])
+        (reply,) = await _within(_LOOKUP_TIMEOUT_S, call)
         return [
             _device(device_id, fields) if fields else None for device_id, fields in zip(device_ids, reply, strict=True)
         ]
@@ -177,11 +175,10 @@ class Store:
         Raises: ValueError for a cursor that is none of ours; StoreUnavailable within 2.5 s.
         """
         begin = b"-" if cursor is None else b"(" + _decode_cursor(cursor)
-        async with _as_unavailable(_LOOKUP_TIMEOUT_S):
-            pipeline = self._reader.pipeline(transaction=False)
-            pipeline.zrange(_INDEX, begin, "+", bylex=True, offset=0, num=limit + 1)
-            pipeline.scard(_DEVICES)
-            ids, count = await pipeline.execute()
+        pipeline = self._reader.pipeline(transaction=False)
+        pipeline.zrange(_INDEX, begin, "+", bylex=True, offset=0, num=limit + 1)
+        pipeline.scard(_DEVICES)
+        ids, count = await _within(_LOOKUP_TIMEOUT_S, pipeline.execute())
         has_more = len(ids) > limit
         next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
         return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
@@ -192,35 +189,30 @@ class Store:
         Returns: how many, and the last id of the page where the next one begins; None at the end of the index.
         """
         argument = b"-" if begin is None else b"(" + begin
-        async with _as_unavailable(self._timeout_s):
-            ((removed, last),) = await self._prune.call(self._writer, [(argument, count)])
+        ((removed, last),) = await _within(self._timeout_s, self._prune.call(self._writer, [(argument, count)]))
         return removed, last or None
 
     async def take_prune_lease(self, owner: str, seconds: float) -> bool:
         """Become the one worker that prunes, for a while. Returns: whether nobody else is."""
-        async with _as_unavailable(self._timeout_s):
-            return bool(await self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000)))
+        lease = self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000))
+        return bool(await _within(self._timeout_s, lease))
 
     async def has_devices(self) -> bool:
         """Tell whether any device is held."""
-        async with _as_unavailable(self._timeout_s):
-            return bool(await self._writer.exists(_DEVICES))
+        return bool(await _within(self._timeout_s, self._writer.exists(_DEVICES)))
 
     async def get_state(self) -> str | None:
         """Return what `set_state` said last, None when Redis has lost it."""
-        async with _as_unavailable(self._timeout_s):
-            text: bytes | None = await self._writer.get(_STATE)  # type: ignore[assignment]  # nothing is decoded
+        text = await _within(self._timeout_s, self._writer.get(_STATE))
         return None if text is None else text.decode()
 
     async def set_state(self, state: str) -> None:
         """Keep a word on whether the state is complete, for as long as Redis keeps anything."""
-        async with _as_unavailable(self._timeout_s):
-            await self._writer.set(_STATE, state)
+        await _within(self._timeout_s, self._writer.set(_STATE, state))
 
     async def ping(self) -> None:
         """Raises: StoreUnavailable when Redis doesn't answer a lookup within 2.5 s."""
-        async with _as_unavailable(_LOOKUP_TIMEOUT_S):
-            await self._reader.ping()
+        await _within(_LOOKUP_TIMEOUT_S, self._reader.ping())
 
     async def _wait_until_durable(self) -> None:
         """Wait until what was written so far is where REDIS_DURABILITY wants it.
@@ -306,14 +298,22 @@ class _Script:
         raise AssertionError  # pragma: no cover - the second round returns or raises
 
 
-@asynccontextmanager
-async def _as_unavailable(timeout_s: float) -> AsyncIterator[None]:
-    """Turn whatever redis-py and the clock raise into StoreUnavailable. Their texts hold no password."""
+async def _within(timeout_s: float, call: Awaitable[Any]) -> Any:
+    """Await a call to Redis for so long. Raises: StoreUnavailable for whatever redis-py or the clock says.
+
+    The call runs in a task of its own that the clock doesn't wait for: redis-py sends by `asyncio.wait_for`, which on
+    Python 3.11 may swallow a cancellation (python/cpython#86296), and with it a time limit set around it.
+    """
+    task = asyncio.ensure_future(call)
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if done:
+            return task.result()
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+    finally:
+        task.cancel()
+    raise StoreUnavailable(f"Redis: no answer within {timeout_s:g} s")
 
 
 def _pages(

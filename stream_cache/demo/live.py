@@ -21,7 +21,7 @@ from stream_cache.errors import StoreUnavailable
 from stream_cache.models import format_time
 from stream_cache.store import Store
 
-_PROBE_EVERY_S, _PROBE_POLL_S, _PROBE_GIVE_UP_S = 0.1, 0.002, 30.0
+_PROBE_EVERY_S, _PROBE_POLL_S, _PROBE_GIVE_UP_S = 0.1, 0.004, 30.0
 _ERRORS_EVERY_S = 0.1
 _REQUEST_S = 5.0
 #: A probe that is out for longer than this is worth a word.
@@ -121,12 +121,14 @@ async def show_live_line(sender: Sender, store: Store, told: ToldErrors, freshne
         count, now_s = sender.acked_count, time.monotonic()
         rate = (count - shown_count) / (now_s - shown_at_s)
         shown_count, shown_at_s = count, now_s
+        parts = [f"{rate:5,.0f} readings/s"]
         try:
-            devices = f"{(await look_up(store.list_devices(1, None))).total_count:6,} devices"
+            device_count = (await look_up(store.list_devices(1, None))).total_count
         except StoreUnavailable as error:
-            devices = str(error)
-        errors = f"errors told {told.count:,}/{sender.bad_count:,}"
-        parts = [f"{rate:5,.0f} readings/s", devices, freshness.take_summary(), errors]
+            parts.append(str(error))
+        else:
+            parts += [f"{device_count:6,} devices", freshness.take_summary()]
+        parts.append(f"errors told {told.count:,}/{sender.bad_count:,}")
         if sender.trouble:
             parts.append(f"Kafka: {sender.trouble}")
         line = ", ".join(parts)

@@ -11,7 +11,9 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from stream_cache.demo.fleet import Fleet, Quality
 
-_TICK_S = 0.02
+#: What is due in a tick makes one batch per partition. The mock broker hands out one batch per partition and fetch, so
+#: with shorter ticks a worker on a busy laptop would fall behind.
+_TICK_S = 0.05
 #: After a halt (a laptop's sleep, a broker that was away) no more than this is made up for.
 _LONGEST_CATCH_UP_S = 0.25
 _FLUSH_S = 1.0
