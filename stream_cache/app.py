@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import ssl
 import sys
 from collections.abc import Mapping
 from typing import Any, cast
@@ -22,6 +21,7 @@ from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
+from stream_cache.faust_options import faust_options
 from stream_cache.flush import Flusher
 from stream_cache.health import Health
 from stream_cache.membership import Membership
@@ -31,15 +31,7 @@ from stream_cache.settings import Settings
 from stream_cache.state import StateGuard
 from stream_cache.store import Store
 from stream_cache.web import WebServer
-from stream_cache.window import ChangelogFreeTable, ChangelogFreeTableManager, Window
-from stream_cache.worker import Worker
-
-#: Longer than any outage of Redis to be ridden out: a worker that waits for Redis fetches nothing, and stays a member.
-_MAX_POLL_INTERVAL_S = 7 * 86400.0
-#: Records of one fetch, so of one chunk: decoding them holds the event loop for 3 to 7 ms.
-_MAX_RECORDS_PER_FETCH = 2000
-#: Chunks between the consumer and the agent.
-_MAX_CHUNKS_QUEUED = 8
+from stream_cache.window import Window
 
 
 class StreamCache(faust.App):
@@ -47,7 +39,7 @@ class StreamCache(faust.App):
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings = settings
-        super().__init__(settings.kafka_consumer_group_id, **_faust_settings(settings), env=environ)
+        super().__init__(settings.kafka_consumer_group_id, **faust_options(settings, environ))
         self.metrics = Metrics()
         self.store = Store.from_settings(settings)
         self.dead_letters = DeadLetters(
@@ -137,69 +129,9 @@ class StreamCache(faust.App):
         return WebServer(self, self.settings, self.metrics)
 
 
-def _faust_settings(settings: Settings) -> dict[str, Any]:
-    """Return Faust's settings that ours decide, and those that the design needs."""
-    return {
-        "env_prefix": "FAUST_",
-        "broker": [f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
-        "broker_commit_interval": settings.commit_interval_s,
-        "broker_session_timeout": settings.kafka_session_timeout_s,
-        "broker_heartbeat_interval": settings.kafka_session_timeout_s / 4,
-        "broker_max_poll_interval": _MAX_POLL_INTERVAL_S,
-        "broker_max_poll_records": _MAX_RECORDS_PER_FETCH,
-        "consumer_auto_offset_reset": "earliest",
-        "consumer_group_instance_id": settings.kafka_group_instance_id or None,
-        "consumer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
-        "processing_guarantee": "at_least_once",
-        "producer_acks": -1,
-        "producer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
-        "producer_max_request_size": max(1_000_000, 2 * settings.error_original_max_bytes),
-        "producer_request_timeout": 10.0,
-        "stream_buffer_maxsize": _MAX_CHUNKS_QUEUED,
-        "stream_wait_empty": True,
-        "store": "memory://",
-        "cache": "memory://",
-        "topic_allow_declare": False,  # topics are the operator's: a typing error must not make new ones
-        "topic_disable_leader": True,
-        "web_enabled": True,
-        "web_bind": settings.web_bind,
-        "web_port": settings.web_port,
-        "web_in_thread": False,
-        "web_ssl_context": _tls_context(settings),
-        "Table": ChangelogFreeTable,
-        "TableManager": ChangelogFreeTableManager,
-        "Worker": Worker,
-    }
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.web_tls_cert_file:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.web_tls_cert_file, settings.web_tls_key_file)
-    except (OSError, ssl.SSLError) as error:
-        may_hold = f"the path of a readable PEM certificate, its key in WEB_TLS_KEY_FILE ({error})"
-        raise WrongSetting("WEB_TLS_CERT_FILE", settings.web_tls_cert_file, may_hold) from None
-    return context
-
-
-def _refuse_contradictions(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Refuse a variable of Faust's that says other than ours. Raises: WrongSetting."""
-    ours, app_id = _faust_settings(settings), settings.kafka_consumer_group_id
-    asked = faust.Settings(app_id, **ours, env=environ)
-    decided = faust.Settings(app_id, **ours, env={})
-    for name, setting in faust.Settings.SETTINGS.items():
-        variable = f"FAUST_{setting.env_name}"
-        if name in ours and variable in environ and getattr(asked, name) != getattr(decided, name):
-            raise WrongSetting(variable, None, "nothing: the service's own settings decide this")
-
-
 def create_app(environ: Mapping[str, str]) -> StreamCache:
     """Build the app that an environment asks for. Raises: WrongSetting."""
-    settings = Settings.from_env(environ)
-    _refuse_contradictions(settings, environ)
-    return StreamCache(settings, environ)
+    return StreamCache(Settings.from_env(environ), environ)
 
 
 def _app_of_this_process() -> StreamCache:

@@ -88,9 +88,12 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                 chunks[tp] = [Chunk(records or (), state.position, is_caught_up)]
         return chunks
 
-    def consumer_client(self) -> Any:
-        """Return aiokafka's client."""
-        return self._ensure_consumer()._client  # noqa: SLF001 - its view of the cluster is not public
+    def partition_count(self, topic: str) -> int | None:
+        """Return how many partitions a topic has, None when it doesn't exist or nothing is known yet."""
+        if self._consumer is None:
+            return None
+        partitions = self._consumer._client.cluster.partitions_for_topic(topic)  # noqa: SLF001 - no public way doesn't wait
+        return len(partitions) if partitions else None
 
     def partition_states(self) -> dict[TP, Any]:
         """Return aiokafka's state of each assigned partition that has a position: `.position`, `.lso`."""
@@ -154,9 +157,8 @@ class ChunkConsumer(driver.Consumer):
         return {tp: self._committed_offset.get(tp) for tp in self._thread.partition_states()}
 
     def partition_count(self, topic: str) -> int | None:
-        """Return how many partitions a topic has, None when it doesn't exist (as far as the client knows)."""
-        partitions = self._thread.consumer_client().cluster.partitions_for_topic(topic)
-        return len(partitions) if partitions else None
+        """Return how many partitions a topic has, None when it doesn't exist, as far as the client knows."""
+        return self._thread.partition_count(topic)
 
     async def perform_seek(self) -> None:
         """Go to the committed offsets, and remember the first ones: they tell a rebuild from the topic's begin."""

@@ -78,25 +78,27 @@ class DeadLetters:
             "source.timestamp": str(record.timestamp),
             "error.type": bad.kind,
         }
-        key = None if bad.request_id is None else bad.request_id.encode(errors="backslashreplace")
-        max_bytes = self._original_max_bytes
+        request_id, max_bytes = bad.request_id, self._original_max_bytes
         while True:
             value = {
-                "request_id": msgspec.Raw(json_text(bad.request_id).encode()),
+                "request_id": msgspec.Raw(json_text(request_id).encode()),
                 "timestamp": format_time(now()),
                 "service": _SERVICE,
                 "error": bad.reason,
                 "original_message": _original_message(record.value or b"", max_bytes, is_object=bad.is_object),
             }
+            key = None if request_id is None else request_id.encode(errors="backslashreplace")
             try:
                 broker_has_it = await self._send(
                     key, msgspec.json.encode(value), [(name, text.encode()) for name, text in headers.items()]
                 )
                 await broker_has_it
             except (MessageSizeTooLargeError, ProducerSendError) as error:
-                if max_bytes == 0 or not _is_too_large(error):
+                if (max_bytes == 0 and request_id is None) or not _is_too_large(error):
                     raise
-                max_bytes //= 4  # the topic takes less than ERROR_ORIGINAL_MAX_BYTES: better told in part than never
+                # The topic takes less than ERROR_ORIGINAL_MAX_BYTES: better told in part than never.
+                request_id = request_id if max_bytes else None
+                max_bytes //= 4
             else:
                 return
 
@@ -104,7 +106,7 @@ class DeadLetters:
 def _original_message(value: bytes, max_bytes: int, *, is_object: bool) -> Any:
     if len(value) > max_bytes:
         return {"base64": base64.b64encode(value[:max_bytes]).decode(), "truncated": True, "size_bytes": len(value)}
-    return msgspec.Raw(value) if is_object else {"base64": base64.b64encode(value).decode()}
+    return msgspec.Raw(value) if is_object and value else {"base64": base64.b64encode(value).decode()}
 
 
 def _is_too_large(error: Exception) -> bool:

@@ -179,11 +179,12 @@ class Flusher(mode.Service):
                 return result.refused
 
     def _ack_when_told(self, chunk: _Taken) -> None:
+        if any(told.cancelled() for told in chunk.told):
+            return  # the worker stops: uncommitted, the chunk is read again
         waiting = [told for told in chunk.told if not told.done()]
         if waiting:
-            chunk.told = waiting
             waiting[0].add_done_callback(lambda _told: self._ack_when_told(chunk))
-        elif not any(told.cancelled() for told in chunk.told):
+        else:
             chunk.ack()
             self._unacked_count -= chunk.record_count
             self._has_acked.set()

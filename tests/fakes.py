@@ -33,8 +33,13 @@ def decoded(records: Iterable[oracle.Record], max_clock_skew_s: float = 3600) ->
 
 
 def json_record(
-    device_id: str, *, offset: int = 0, partition: int = 0, timestamp_ms: int = NOW_MS, event_time: str | None = None,
-    metadata: str = '{"datatype_name":"T"}'
+    device_id: str,
+    *,
+    offset: int = 0,
+    partition: int = 0,
+    timestamp_ms: int = NOW_MS,
+    event_time: str | None = None,
+    metadata: str = '{"datatype_name":"T"}',
 ) -> oracle.Record:
     """Make a good record; its event time is its Kafka timestamp unless another is given."""
     when = event_time or oracle.time_text(timestamp_ms * 1000)

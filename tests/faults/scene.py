@@ -17,7 +17,7 @@ from threading import Event, Thread
 from typing import Self
 
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -31,6 +31,7 @@ from tests.harness import FAUST_WORKER, RedisDatabase, TopicNames, Worker, wait_
 SESSION_TIMEOUT_S = 3
 _SHOWN = 5
 _TRAILING_S = 5
+_COORDINATOR_WITHIN_S = 30
 
 
 class Scene:
@@ -173,8 +174,17 @@ class Scene:
         self._moments.append(look(self.topics, self.database, self.ledger))
 
     def committed(self) -> int:
-        """Return the sum of the committed offsets."""
-        return sum(harness.committed_offsets(self.topics.bootstrap, self.topics.group, self.topics.source).values())
+        """Return the sum of the committed offsets, waiting for a coordinator that is just coming back."""
+        answers: list[int] = []
+
+        def is_answered() -> bool:
+            with suppress(KafkaException):
+                offsets = harness.committed_offsets(self.topics.bootstrap, self.topics.group, self.topics.source)
+                answers.append(sum(offsets.values()))
+            return bool(answers)
+
+        wait_until(is_answered, _COORDINATOR_WITHIN_S, "the coordinator to answer")
+        return answers[0]
 
     def lag(self) -> int:
         return harness.lag(self.topics.bootstrap, self.topics.group, self.topics.source)
@@ -199,12 +209,14 @@ class Scene:
     def wait_caught_up(self, timeout_s: float = 60) -> None:
         wait_until(lambda: self.lag() == 0, timeout_s, "the lag to become 0", interval_s=0.2)
 
-    def past_flushed(self) -> list[str]:
-        """Judge the moments kept: what was committed and neither in Redis nor told."""
+    def past_flushed(self, *, is_fed: bool = False) -> list[str]:
+        """Judge the moments kept: what was committed and neither in Redis nor told.
+
+        While readings keep coming, only those moments of which the ledger knows all: the feeder notes by the second.
+        """
         found: list[str] = []
-        moments, self._moments = self._moments, []
-        for moment in moments:
-            assert self.ledger.covers(moment.committed), "the ledger doesn't know all that is committed"
+        while self._moments and (not is_fed or self.ledger.covers(self._moments[0].committed)):
+            moment = self._moments.pop(0)
             found += self.ledger.what_was_committed_too_early(moment.committed, moment.held)
             found += [
                 f"{place} is bad, committed and not told"
@@ -223,23 +235,25 @@ class Scene:
 
     def assert_equal_to_oracle(self) -> None:
         """Hold Redis against what all readings so far come to."""
-        # `devices` may trail by a moment.
+        differences = self.differences()
+        assert not differences, differences
+
+    def differences(self) -> str:
+        """Say where Redis differs from what all readings so far come to; empty where it doesn't."""
         differences = ""
-
-        def is_equal() -> bool:
-            nonlocal differences
-            try:
-                oracle.assert_equal_to_redis(state, client)
-            except AssertionError as error:
-                differences = str(error)
-                return False
-            return True
-
+        deadline_s = time.monotonic() + _TRAILING_S  # `devices` may trail by a moment
         state = self.ledger.state()
-        with self.sampler.paused(), AtOnce.from_url(self.database.url) as client, suppress(TimeoutError):
-            wait_until(is_equal, _TRAILING_S, "Redis to equal the oracle", interval_s=0.5)
-            return
-        raise AssertionError(differences)
+        with self.sampler.paused(), AtOnce.from_url(self.database.url) as client:
+            while True:
+                try:
+                    oracle.assert_equal_to_redis(state, client)
+                except AssertionError as error:
+                    differences = str(error)
+                else:
+                    return ""
+                if time.monotonic() > deadline_s:
+                    return differences
+                time.sleep(0.5)
 
     def assert_never_wrong(self) -> None:
         """Hold what was seen so far against the promises that hold at any moment."""

@@ -7,7 +7,7 @@ from tests.faults.scene import Scene
 from tests.harness import Worker
 from tests.services import RedisServer
 
-BACKLOG = 400_000
+BACKLOG, DEVICES = 150_000, 30_000
 #: A window that ends only when something urgent happens, so that it is half full at whatever moment.
 LONG_WINDOW = {"FLUSH_INTERVAL_S": "30", "MAX_UNACKED_READINGS": "20000"}
 EXIT_WITHIN_S = 10
@@ -22,7 +22,7 @@ def terminated(worker: Worker) -> int:
 
 
 def test_half_full_window__redis_up__flushes_and_commits_all_it_took(scene: Scene) -> None:
-    scene.ledger.produce(itertools.islice(scene.drafts(1), BACKLOG))
+    scene.ledger.produce(itertools.islice(scene.drafts(1, devices=DEVICES), BACKLOG))
     for _ in range(3):
         (worker,) = scene.start_workers(**LONG_WINDOW)
         scene.wait_committed(1)
@@ -38,7 +38,7 @@ def test_half_full_window__redis_down__exits_1_and_commits_nothing_unflushed(
     redis_scene: Scene, own_redis: RedisServer
 ) -> None:
     scene = redis_scene
-    scene.ledger.produce(itertools.islice(scene.drafts(5), BACKLOG))
+    scene.ledger.produce(itertools.islice(scene.drafts(5, devices=DEVICES), BACKLOG))
     for take_away, bring_back in ((own_redis.freeze, own_redis.thaw), (own_redis.kill, own_redis.start)):
         (worker,) = scene.start_workers(**LONG_WINDOW)
         scene.wait_committed(1)

@@ -29,8 +29,11 @@ def orders_held(client: redis.Redis, device_ids: Sequence[str]) -> dict[str, ora
         pipeline = client.pipeline(transaction=False)
         for device_id in some:
             pipeline.hmget(f"device:{device_id}:metadata".encode(), ["last_updated", "_at"])
-        for device_id, (last_updated, at) in zip(some, pipeline.execute(raise_on_error=False), strict=True):
-            held[device_id] = None if last_updated is None else _order(last_updated, at)
+        for device_id, answer in zip(some, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, redis.ResponseError) and not str(answer).startswith("WRONGTYPE"):
+                raise answer
+            is_there = not isinstance(answer, redis.ResponseError) and answer[0] is not None
+            held[device_id] = _order(*answer) if is_there else None
     return held
 
 

@@ -145,7 +145,9 @@ def test_variable__is_read(variable: str, case: tuple[str, Any]) -> None:
     held = getattr(settings, FIELD_OF_VARIABLE[variable])
     assert held == expected
     assert type(held) is type(expected)
-    others = {name: value for name, value in dataclasses.asdict(settings).items() if VARIABLE_OF_FIELD[name] != variable}
+    others = {
+        name: value for name, value in dataclasses.asdict(settings).items() if VARIABLE_OF_FIELD[name] != variable
+    }
     assert others.items() <= dataclasses.asdict(Settings()).items()
 
 

@@ -1,0 +1,100 @@
+"""Faust's own settings: those that ours decide, those that the design needs, and what a shell may still add.
+
+Faust reads its environment too, and prefers it. Here its variables take the prefix ``FAUST_``, and one that says other
+than ours is a wrong setting.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import faust
+
+from stream_cache.errors import WrongSetting
+from stream_cache.settings import Settings
+from stream_cache.window import ChangelogFreeTable, ChangelogFreeTableManager
+from stream_cache.worker import Worker
+
+_PREFIX = "FAUST_"
+#: Longer than any outage of Redis to be ridden out: a worker that waits for Redis fetches nothing, and stays a member.
+_MAX_POLL_INTERVAL_S = 7 * 86400.0
+#: Records of one fetch, so of one chunk: decoding them holds the event loop for 3 to 7 ms.
+_MAX_RECORDS_PER_FETCH = 2000
+#: Chunks between the consumer and the agent.
+_MAX_CHUNKS_QUEUED = 8
+
+
+def faust_options(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what Faust's app is to be configured with.
+
+    Raises: WrongSetting for a ``FAUST_`` variable that Faust can't read, or that contradicts ours.
+    """
+    decided, app_id = _decided(settings), settings.kafka_consumer_group_id
+    # Not the whole environment: Faust would take another prefix from it.
+    extra = {variable: text for variable, text in environ.items() if variable.startswith(_PREFIX)}
+    ours = faust.Settings(app_id, **decided, env={})
+    for name, setting in faust.Settings.SETTINGS.items():
+        variable = f"{_PREFIX}{setting.env_name}"
+        if variable not in extra:
+            continue
+        held = None if variable.endswith(("_URL", "_CREDENTIALS")) else extra[variable]  # those may hold a password
+        try:
+            theirs = getattr(faust.Settings(app_id, **decided, env={variable: extra[variable]}), name)
+        except Exception as error:  # noqa: BLE001 - each of its types fails in its own way
+            raise WrongSetting(variable, held, f"what Faust can read ({type(error).__name__})") from None
+        if name in decided and theirs != getattr(ours, name):
+            raise WrongSetting(variable, held, "nothing: the service's own settings decide this")
+    return {**decided, "env": extra}
+
+
+def _decided(settings: Settings) -> dict[str, Any]:
+    """Return Faust's settings that ours decide, and those that the design needs."""
+    brokers = [f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")]
+    return {
+        "env_prefix": "FAUST_",
+        "version": 1,  # a later one would get into the group's name
+        "broker": brokers,
+        "broker_consumer": brokers,
+        "broker_producer": brokers,
+        "broker_commit_interval": settings.commit_interval_s,
+        "broker_session_timeout": settings.kafka_session_timeout_s,
+        "broker_heartbeat_interval": settings.kafka_session_timeout_s / 4,
+        "broker_max_poll_interval": _MAX_POLL_INTERVAL_S,
+        "broker_max_poll_records": _MAX_RECORDS_PER_FETCH,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_group_instance_id": settings.kafka_group_instance_id or None,
+        "consumer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
+        "processing_guarantee": "at_least_once",
+        "producer_acks": -1,
+        "producer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
+        "producer_max_request_size": max(1_000_000, 2 * settings.error_original_max_bytes),
+        "producer_request_timeout": 10.0,
+        "stream_buffer_maxsize": _MAX_CHUNKS_QUEUED,
+        "stream_wait_empty": True,
+        "store": "memory://",
+        "cache": "memory://",
+        "topic_allow_declare": False,  # topics are the operator's: a typing error must not make new ones
+        "topic_disable_leader": True,
+        "web_enabled": True,
+        "web_bind": settings.web_bind,
+        "web_port": settings.web_port,
+        "web_in_thread": False,
+        "web_ssl_context": _tls_context(settings),
+        "Table": ChangelogFreeTable,
+        "TableManager": ChangelogFreeTableManager,
+        "Worker": Worker,
+    }
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.web_tls_cert_file:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.web_tls_cert_file, settings.web_tls_key_file)
+    except (OSError, ssl.SSLError) as error:
+        may_hold = f"the path of a readable PEM certificate, its key in WEB_TLS_KEY_FILE ({error})"
+        raise WrongSetting("WEB_TLS_CERT_FILE", settings.web_tls_cert_file, may_hold) from None
+    return context

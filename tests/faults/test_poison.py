@@ -1,0 +1,47 @@
+"""Half of 100,000 records are bad: the good ones go on as fast as ever, all bad ones are told, the log stays short."""
+
+import itertools
+import json
+import random
+import time
+from datetime import UTC, datetime
+
+from tests import readings
+from tests.faults.scene import Scene
+from tests.harness import wait_until
+
+COUNT, PER_SECOND = 100_000, 5_000
+#: The longest that a good reading may take from Kafka into Redis.
+FRESH_WITHIN_S = 2.0
+MOST_LOG_LINES = 200
+
+
+def seconds_until_seen(scene: Scene, device_id: str) -> float:
+    """Produce one good reading of a new device, and tell how long after Kafka's ack Redis has it."""
+    (template,) = itertools.islice(scene.drafts(99), 1)
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat()
+    value = json.dumps({**json.loads(template.value or b""), "device_id": device_id, "timestamp": now})
+    scene.ledger.produce([template._replace(key=device_id.encode(), value=value.encode())])
+    began_s = time.monotonic()
+    with scene.database.connect() as client:
+        wait_until(lambda: client.exists(f"device:{device_id}:metadata"), 30, device_id, interval_s=0.005)
+    return time.monotonic() - began_s
+
+
+def test_half_is_poison(scene: Scene) -> None:
+    bad_values = list(readings.bad_samples().values())
+    choose = random.Random(1)
+    good = scene.drafts(1, devices=2_000, per_second=PER_SECOND // 2)
+    mixed = itertools.chain.from_iterable((draft, draft._replace(value=choose.choice(bad_values))) for draft in good)
+    (worker,) = scene.start_workers()
+    line_count = len(worker.log_text().splitlines())
+    ages_s: list[float] = []
+    with scene.fed_with(mixed, PER_SECOND):
+        deadline_s = time.monotonic() + COUNT / PER_SECOND
+        while time.monotonic() < deadline_s:
+            ages_s.append(seconds_until_seen(scene, f"probe-{len(ages_s)}"))
+    scene.assert_nothing_lost()
+    assert len(scene.ledger.bad()) > 0.4 * COUNT
+    assert max(ages_s) < FRESH_WITHIN_S
+    lines = worker.log_text().splitlines()[line_count:]
+    assert len(lines) < MOST_LOG_LINES, "\n".join(lines[-20:])

@@ -1,0 +1,571 @@
+"""The HTTP interface of a real worker (the contract, section 4)."""
+
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pytest
+
+from tests import harness, oracle, readings
+from tests.conftest import Kafka
+from tests.fakes import json_record
+from tests.harness import RedisDatabase, TopicNames, Worker, wait_until
+from tests.services import RedisServer
+from tests.services.machine import CLONE
+
+MIB = 1024 * 1024
+NOW_MS = int(time.time() * 1000)
+LAST_UPDATED = oracle.time_text(NOW_MS * 1000)
+#: Ids that a path may hold percent-encoded; `.` and `..` go by the bulk request.
+ODD_IDS = sorted(
+    {
+        *readings.ODD_DEVICE_IDS,
+        *(
+            "a/b",
+            "a:b",
+            "a%b",
+            "%25",
+            "%2F",
+            "{}",
+            "{x}",
+            "a b",
+            "é",
+            "?",
+            "#",
+            "+",
+            "a+b",
+            '"',
+            "'",
+            "\n",
+            "\x00",
+            "\x7f",
+        ),
+        *(
+            "trailing/",
+            "//",
+            "\\",
+            ";",
+            "&=",
+            "~",
+            "🌡️",
+            "x" * 5000,
+            "温" * 1000,
+            "metadata",
+            "devices",
+            "health",
+            "<b>",
+        ),
+    }
+)
+METADATA: dict[str, dict[str, Any]] = {
+    "full": {"datatype_id": "i", "datatype_name": "Température", "datatype_unit": "°C", "persist": False},
+    "lists": {"datatype_id": "i", "datatype_name": None, "datatype_unit": ["m", "s"], "persist": [True, False]},
+    "nulls": {"datatype_id": None, "datatype_name": None, "datatype_unit": None, "persist": None},
+    "odd kinds": {"datatype_id": 7, "datatype_name": {"a": [1.5]}, "datatype_unit": True, "persist": "yes"},
+    "like JSON": {"datatype_id": "7", "datatype_name": "null", "datatype_unit": '["m"]', "persist": "true"},
+}
+LISTED = [f"listed-{number:03d}" for number in range(250)]
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Api:
+    """A worker, asked over HTTP."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 20,
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.worker.web_port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        return self.ask("GET", path)
+
+    def one(self, device_id: str) -> Answer:
+        return self.get(f"/devices/{quote(device_id, safe='')}/metadata")
+
+    def bulk(self, device_ids: object) -> Answer:
+        return self.ask("POST", "/devices/metadata", json.dumps({"device_ids": device_ids}).encode())
+
+    def error(self, answer: Answer, status: int, code: str) -> str:
+        """Check that it is an error in the contract's form, and return its message."""
+        assert answer.status == status, answer.body[:500]
+        assert answer.headers["Content-Type"].startswith("application/json")
+        assert set(answer.json) == {"error"}
+        assert set(answer.json["error"]) == {"code", "message"}
+        assert answer.json["error"]["code"] == code
+        message = answer.json["error"]["message"]
+        assert isinstance(message, str)
+        assert message
+        assert "Traceback" not in message
+        return message
+
+
+class Bench(NamedTuple):
+    api: Api
+    other: Api
+    redis: RedisServer
+    topics: TopicNames
+
+
+def device_object(device_id: str, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    given = {"datatype_name": "T"} if metadata is None else metadata
+    kept = {name: given.get(name) for name in oracle.KEPT_OF_METADATA}
+    kept["persist"] = True if kept["persist"] is None else kept["persist"]
+    return {"device_id": device_id, **kept, "last_updated": LAST_UPDATED}
+
+
+@pytest.fixture(scope="module")
+def bench(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Two workers of one group, on a Redis of their own, that hold the devices of these tests."""
+    directory = tmp_path_factory.mktemp("http")
+    topics = TopicNames.unique(kafka.bootstrap_servers)
+    topics.create(2)
+    devices = {**METADATA, **{device_id: {"datatype_name": "T"} for device_id in [*ODD_IDS, *LISTED]}}
+    records = [
+        json_record(device_id, timestamp_ms=NOW_MS, metadata=json.dumps(metadata))
+        for device_id, metadata in devices.items()
+    ]
+    harness.produce(
+        topics.bootstrap, topics.source, [harness.Record(r.value, r.key, timestamp_ms=r.timestamp_ms) for r in records]
+    )
+    with RedisServer(directory / "redis") as redis:
+        env = topics.env() | RedisDatabase.of_url(redis.url, 0).env()
+        with (
+            Worker(directory / "one", env, name="one") as one,
+            Worker(directory / "two", env, name="two") as two,
+        ):
+            one.wait_ready()
+            two.wait_ready()
+            wait_until(
+                lambda: harness.lag(topics.bootstrap, topics.group, topics.source) == 0, 30, "the lag to become 0"
+            )
+            yield Bench(Api(one), Api(two), redis, topics)
+            assert one.is_running
+            assert two.is_running
+    harness.delete_topics(topics.bootstrap, (topics.source, topics.errors))
+
+
+@pytest.fixture(scope="module")
+def api(bench: Bench) -> Api:
+    return bench.api
+
+
+# ---------------------------------------------------------------------------------------------------- one device
+
+
+@pytest.mark.parametrize("device_id", METADATA)
+def test_one__answers_real_json_types_and_nulls(api: Api, device_id: str) -> None:
+    answer = api.one(device_id)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
+    assert answer.json == device_object(device_id, METADATA[device_id])
+    assert json.dumps(answer.json) == json.dumps(device_object(device_id, METADATA[device_id]))
+
+
+def test_one__that_is_unknown_is_404(api: Api) -> None:
+    api.error(api.one("nobody"), 404, "device_not_found")
+
+
+@pytest.mark.parametrize("device_id", [d for d in ODD_IDS if d not in {".", ".."}], ids=lambda d: ascii(d)[:30])
+def test_one__is_found_by_any_odd_id(api: Api, device_id: str) -> None:
+    answer = api.one(device_id)
+    assert (answer.status, answer.json) == (200, device_object(device_id))
+
+
+@pytest.mark.parametrize("device_id", ["a+b", "~", "'", "*", "a:b", "a,b;c&d=e#f?g", "{x}"])
+def test_one__is_found_however_much_of_its_id_is_encoded(api: Api, device_id: str) -> None:
+    everything = "".join(f"%{byte:02x}" for byte in device_id.encode())
+    assert api.get(f"/devices/{everything}/metadata").json == device_object(device_id)
+    what_must = quote(device_id, safe="~'*:,;&=+!$@")
+    assert api.get(f"/devices/{what_must}/metadata").json == device_object(device_id)
+
+
+def test_one__does_not_look_at_the_query(api: Api) -> None:
+    assert api.get("/devices/full/metadata?x=1&y").status == 200
+
+
+@pytest.mark.parametrize("path", ["/devices/%FF/metadata", "/devices/%C3/metadata", "/devices/%ED%A0%80/metadata"])
+def test_one__whose_id_is_no_utf_8_is_invalid(api: Api, path: str) -> None:
+    api.error(api.get(path), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/devices/full",
+        "/devices/full/metadata/",
+        "/devices//metadata",
+        "/devices/a/b/metadata",
+        "/devices/full/",
+        "/devices/",
+    ],
+)
+def test_path__that_is_none_is_404(api: Api, path: str) -> None:
+    api.error(api.get(path), 404, "not_found")
+
+
+def test_path__that_is_endless_is_refused_in_our_form(api: Api) -> None:
+    answer = api.one("x" * 200_000)
+    api.error(answer, 400, "invalid_request")
+
+
+# -------------------------------------------------------------------------------------------------------- bulk
+
+
+def test_bulk__keeps_order_and_duplicates_and_names_what_is_missing(api: Api) -> None:
+    answer = api.bulk(["nulls", "nobody", "full", "nulls", "no one", "nobody"])
+    assert answer.status == 200
+    assert answer.json == {
+        "devices": [device_object(device_id, METADATA[device_id]) for device_id in ("nulls", "full", "nulls")],
+        "missing": ["nobody", "no one"],
+    }
+
+
+def test_bulk__finds_every_odd_id(api: Api) -> None:
+    answer = api.bulk([*ODD_IDS, *METADATA])
+    assert answer.json["missing"] == []
+    assert [device["device_id"] for device in answer.json["devices"]] == [*ODD_IDS, *METADATA]
+
+
+def test_bulk__takes_1_to_1000_ids(api: Api) -> None:
+    assert len(api.bulk(["full"] * 1000).json["devices"]) == 1000
+    api.error(api.bulk(["full"] * 1001), 413, "too_many_devices")
+    api.error(api.bulk([]), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'["full"]',
+        b"{}",
+        b'{"device_ids": null}',
+        b'{"device_ids": "full"}',
+        b'{"device_ids": {"full": 1}}',
+        b'{"device_ids": [1]}',
+        b'{"device_ids": ["full", null]}',
+        b'{"device_ids": [""]}',
+        b'{"device_ids": [["full"]]}',
+        b'{"device_ids": ["full"]} x',
+        b'{"device_ids": ["full", NaN]}',
+        b'{"device_ids": ["\\ud800"]}',
+        b'{"device_ids": ["\xff"]}',
+        b'\xef\xbb\xbf{"device_ids": ["full"]}',
+        b"\x00",
+        b"[" * 100_000,
+        b'{"device_ids": ' + b"[" * 100_000,
+    ],
+    ids=lambda body: ascii(body)[:30],
+)
+def test_bulk__refuses_a_body_that_is_no_list_of_ids(api: Api, body: bytes) -> None:
+    api.error(api.ask("POST", "/devices/metadata", body), 400, "invalid_request")
+
+
+def test_bulk__takes_a_body_of_1_mib_and_refuses_a_larger_one(api: Api) -> None:
+    body = b'{"device_ids": ["full"]}'
+    assert api.ask("POST", "/devices/metadata", body.ljust(MIB)).status == 200
+    api.error(api.ask("POST", "/devices/metadata", body.ljust(MIB + 1)), 413, "body_too_large")
+
+
+def test_bulk__refuses_a_larger_body_in_chunks_too(api: Api) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", api.worker.web_port, timeout=20)
+    pieces = iter([b'{"device_ids": ["full"]}', *[b" " * 65536] * 20])
+    connection.request("POST", "/devices/metadata", pieces, {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+    response = connection.getresponse()
+    api.error(Answer(response.status, response.headers, response.read()), 413, "body_too_large")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "x", "multipart/form-data"]
+)
+def test_bulk__does_not_look_at_the_content_type(api: Api, content_type: str) -> None:
+    body = b'{"device_ids": ["full"]}'
+    assert api.ask("POST", "/devices/metadata", body, {"Content-Type": content_type}).status == 200
+
+
+# -------------------------------------------------------------------------------------------------------- list
+
+
+@pytest.mark.parametrize("limit", [None, 1, 7, 249, 1000])
+def test_list__walks_over_every_id_once(api: Api, limit: int | None) -> None:
+    limit_text = "" if limit is None else f"limit={limit}"
+    ids: list[str] = []
+    path = f"/devices?{limit_text}"
+    while True:
+        page = api.get(path).json
+        assert set(page) == {"devices", "count", "next_cursor"}
+        assert page["count"] == len(ODD_IDS) + len(METADATA) + len(LISTED)
+        assert len(page["devices"]) <= (limit or 100)
+        ids += page["devices"]
+        if page["next_cursor"] is None:
+            break
+        assert len(page["devices"]) == (limit or 100)
+        if limit == 1 and len(ids) >= 60:
+            assert len(set(ids)) == 60  # enough of this
+            return
+        path = f"/devices?{limit_text}&cursor={quote(page['next_cursor'], safe='')}"
+    assert len(ids) == len(set(ids))
+    assert set(ids) == {*ODD_IDS, *METADATA, *LISTED}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        *("0", "1001", "-1", "abc", "", "1.5", "1e2", " 5", "+5", "0x10", "10000", "99999", "100000", "1_0", "true"),
+        *("00005000", "0000199999", "00001" + "9" * 5000, "\u0663", "\u00b3", "\uff15", "\x00"),
+    ],
+    ids=lambda text: ascii(text)[:20],
+)
+def test_list__refuses_a_limit_that_is_out_of_range(api: Api, limit: str) -> None:
+    api.error(api.get(f"/devices?limit={quote(limit)}"), 400, "invalid_request")
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "a" * 5, "é", "/w==", "%", " ", "\x00"])
+def test_list__refuses_a_cursor_that_is_none_of_ours(api: Api, cursor: str) -> None:
+    message = api.error(api.get(f"/devices?cursor={quote(cursor)}"), 400, "invalid_request")
+    assert "cursor" in message
+
+
+def test_list__shows_no_lone_cursor_of_a_deleted_id_as_an_error(bench: Bench) -> None:
+    """The id that a cursor stands for may be gone when the cursor comes back."""
+    page = bench.api.get("/devices?limit=2").json
+    with RedisDatabase.of_url(bench.redis.url, 0).connect() as client:
+        last = page["devices"][-1].encode()
+        client.zrem("stream_cache:index", last)
+        try:
+            rest = bench.api.get(f"/devices?limit=1000&cursor={quote(page['next_cursor'])}").json
+        finally:
+            client.zadd("stream_cache:index", {last: 0})
+    assert len(rest["devices"]) == rest["count"] - 2
+
+
+# ------------------------------------------------------------------------------------------ methods and paths
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/devices/full/metadata", {"GET", "HEAD"}),
+        ("/devices/metadata", {"POST"}),
+        ("/devices", {"GET", "HEAD"}),
+        ("/health/live", {"GET", "HEAD"}),
+        ("/health/ready", {"GET", "HEAD"}),
+        ("/metrics", {"GET", "HEAD"}),
+    ],
+)
+def test_method__that_is_not_allowed_is_405(api: Api, path: str, allowed: set[str]) -> None:
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "SEARCH"):
+        if method in allowed:
+            continue
+        answer = api.ask(method, path)
+        api.error(answer, 405, "method_not_allowed")
+        assert set(answer.headers["Allow"].replace(" ", "").split(",")) == allowed
+    head = api.ask("HEAD", path)
+    assert head.status == (200 if "HEAD" in allowed else 405)
+    assert head.body == b""
+
+
+def test_head__of_an_unknown_device_is_404(api: Api) -> None:
+    assert api.ask("HEAD", "/devices/nobody/metadata").status == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/table", "/table/", "/table/latest", "/table/latest/0", "/router", "/router/", "/router/latest/0"),
+        *("/stats", "/stats/", "/graph", "/graph/", "/assignment/", "/production_index/", "/favicon.ico", "/health"),
+        *("/health/", "/metrics/", "//devices", "/devices/full/../../metrics/x", "/%64evice", "/é", "/DEVICES"),
+    ],
+)
+def test_every_other_path__is_404_in_our_form(api: Api, path: str) -> None:
+    api.error(api.get(quote(path, safe="/%")), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /devices HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+        b"POST /devices/metadata HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /devices HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+    ],
+    ids=["garbage", "version", "length", "chunk", "header"],
+)
+def test_request__that_is_no_http_shows_no_stack_trace(api: Api, text: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", api.worker.web_port), timeout=20) as connection:
+        connection.sendall(text)
+        answer = connection.recv(65536)
+    assert re.match(rb"HTTP/1\.[01] 400 ", answer)
+    assert b"Traceback" not in answer
+    assert b'"code":"invalid_request"' in answer
+
+
+# ------------------------------------------------------------------------------------------ metrics and health
+
+
+def test_metrics__are_prometheus_text_and_all_ours(api: Api) -> None:
+    answer = api.get("/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    lines = answer.body.decode().splitlines()
+    names = {line.split()[2] for line in lines if line.startswith("# ")}
+    names |= {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+    assert names
+    assert [name for name in names if not name.startswith("stream_cache_")] == []
+    if promtool := shutil.which("promtool"):
+        result = subprocess.run([promtool, "check", "metrics"], input=answer.body, capture_output=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_metrics__count_what_was_done(bench: Bench) -> None:
+    values: dict[str, float] = {}
+    for api in (bench.api, bench.other):
+        for line in api.get("/metrics").body.decode().splitlines():
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                values[name] = values.get(name, 0) + float(value)
+    count = len(ODD_IDS) + len(METADATA) + len(LISTED)
+    assert values['stream_cache_records_total{result="reading"}'] >= count
+    assert values['stream_cache_devices_total{result="written"}'] >= count
+    assert values['stream_cache_flushes_total{result="ok"}'] >= 1
+    assert values["stream_cache_lag_records"] == 0
+    assert values["stream_cache_window_devices"] == 0
+    assert values["stream_cache_unacked_records"] == 0
+
+
+def test_health__is_live_and_ready_and_says_why(api: Api) -> None:
+    assert (api.get("/health/live").status, api.get("/health/live").json["status"]) == (200, "live")
+    ready = api.get("/health/ready")
+    assert ready.status == 200
+    assert ready.json["status"] == "ready"
+    assert {"kafka", "redis", "error_topic"} <= set(ready.json["checks"])
+    assert set(ready.json["checks"].values()) == {"ok"}
+
+
+def healthcheck(worker: Worker) -> subprocess.CompletedProcess[bytes]:
+    env = {"WEB_PORT": str(worker.web_port), "WEB_BIND": "0.0.0.0"}
+    return subprocess.run(
+        [sys.executable, str(CLONE / "docker" / "healthcheck.py")], env=env, capture_output=True, check=False
+    )
+
+
+def test_images_healthcheck__passes(api: Api) -> None:
+    result = healthcheck(api.worker)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+# --------------------------------------------------------------------------------------------------- any worker
+
+
+@pytest.mark.parametrize("device_id", [*METADATA, *LISTED[:20]])
+def test_any_worker__answers_for_any_device(bench: Bench, device_id: str) -> None:
+    assert bench.api.one(device_id).body == bench.other.one(device_id).body
+    assert bench.other.one(device_id).status == 200
+
+
+def test_spare_worker__is_ready(bench: Bench, tmp_path: Path) -> None:
+    """A third one on two partitions has none, and answers all the same."""
+    env = bench.topics.env() | RedisDatabase.of_url(bench.redis.url, 0).env()
+    with Worker(tmp_path, env, name="three") as three:
+        three.wait_ready()
+        assert Api(three).one("full").status == 200
+        assert three.terminate() == 0
+    bench.api.worker.wait_ready()
+    bench.other.worker.wait_ready()
+
+
+# --------------------------------------------------------------------------------------------------- Redis away
+
+
+def test_frozen_redis__is_told_in_time_and_passes(bench: Bench) -> None:
+    """Every answer within 3 s, however many ask at once; no answer is crossed with another afterwards."""
+    api = bench.api
+
+    def timed(method: str, path: str, body: bytes | None = None) -> tuple[float, Answer]:
+        began_s = time.monotonic()
+        answer = api.ask(method, path, body)
+        return time.monotonic() - began_s, answer
+
+    bench.redis.freeze()
+    try:
+        with ThreadPoolExecutor(60) as threads:
+            requests: list[tuple[str, str, bytes | None]] = [
+                ("GET", "/devices/full/metadata", None),
+                ("POST", "/devices/metadata", b'{"device_ids": ["full"]}'),
+                ("GET", "/devices", None),
+            ]
+            lookups = [threads.submit(timed, *request) for request in requests * 16]
+            ready, live = threads.submit(timed, "GET", "/health/ready"), threads.submit(timed, "GET", "/health/live")
+            for lookup in lookups:
+                seconds, answer = lookup.result()
+                api.error(answer, 503, "redis_unavailable")
+                assert int(answer.headers["Retry-After"]) >= 1
+                assert seconds < 3
+            seconds, answer = ready.result()
+            assert answer.status == 503
+            assert answer.json["status"] == "not_ready"
+            assert answer.json["checks"]["redis"] != "ok"
+            assert answer.json["checks"]["kafka"] == "ok"
+            assert seconds < 3
+            seconds, answer = live.result()
+            assert answer.status == 200
+            assert seconds < 1
+        assert healthcheck(api.worker).returncode == 0
+        assert api.get("/metrics").status == 200
+    finally:
+        bench.redis.thaw()
+    wait_until(lambda: api.get("/health/ready").status == 200, 20, "the worker to be ready again")
+    with ThreadPoolExecutor(16) as threads:
+        for device_id, answer in zip(LISTED, threads.map(api.one, LISTED), strict=True):
+            assert (answer.status, answer.json["device_id"]) == (200, device_id)
+
+
+def test_stopped_redis__is_told_and_passes(bench: Bench) -> None:
+    api = bench.api
+    bench.redis.stop()
+    try:
+        began_s = time.monotonic()
+        api.error(api.one("full"), 503, "redis_unavailable")
+        assert time.monotonic() - began_s < 3
+        assert api.get("/health/live").status == 200
+        assert api.get("/health/ready").status == 503
+    finally:
+        bench.redis.start()
+    wait_until(lambda: api.one("full").status == 200, 20, "the lookup to work again")

@@ -1,0 +1,341 @@
+"""Each setting does what it says, seen from outside on a real worker (the contract, sections 5 and 6)."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from tests import harness, oracle, readings
+from tests.conftest import Kafka
+from tests.fakes import json_record
+from tests.harness import RedisDatabase, TopicNames, Worker, wait_until
+from tests.services import RedisServer
+
+BAD = harness.Record(b"no JSON", b"bad")
+TTL_S = 7200
+PASSWORD = "p@ss word:/%é"
+
+
+def good(device_id: str, *, partition: int | None = None, timestamp_ms: int | None = None) -> harness.Record:
+    made_ms = timestamp_ms or int(time.time() * 1000)
+    record = json_record(device_id, timestamp_ms=made_ms)
+    return harness.Record(record.value, record.key, partition, made_ms)
+
+
+def wait_until_committed(topics: TopicNames, timeout_s: float = 60) -> None:
+    harness.wait_until(
+        lambda: harness.lag(topics.bootstrap, topics.group, topics.source) == 0, timeout_s, "the lag to become 0"
+    )
+
+
+def devices(database: RedisDatabase) -> set[str]:
+    with database.connect() as client:
+        return {member.decode() for member in client.smembers("devices")}
+
+
+def has_taken(worker: Worker, count: int) -> bool:
+    return metric(worker, "stream_cache_records_total") >= count
+
+
+def is_held(database: RedisDatabase, device_id: str) -> bool:
+    return device_id in devices(database)
+
+
+def metric(worker: Worker, name: str) -> float:
+    text = worker.get("/metrics")[1].decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+
+# ------------------------------------------------------------------------- one worker with none of the defaults
+
+
+class Tuned(NamedTuple):
+    worker: Worker
+    topics: TopicNames
+    redis: RedisDatabase
+    sent_ms: int
+
+
+@pytest.fixture(scope="module")
+def tuned(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuned]:
+    """A worker whose owner's settings are all other than the defaults, with one good and one bad record taken."""
+    directory = tmp_path_factory.mktemp("tuned")
+    topics = TopicNames.unique(kafka.bootstrap_servers)
+    topics.create(3)
+    sent_ms = int(time.time() * 1000)
+    harness.produce(topics.bootstrap, topics.source, [good("a", timestamp_ms=sent_ms), BAD])
+    with RedisServer(directory / "redis", password=PASSWORD) as redis:
+        database = RedisDatabase.of_url(redis.url, 5)
+        env = {
+            **topics.env(),
+            **database.env(),
+            "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:1,{topics.bootstrap}",
+            "REDIS_METADATA_TTL": str(TTL_S),
+            "LOG_LEVEL": "WARNING",
+        }
+        with Worker(directory / "folder", env) as worker:
+            worker.wait_ready()
+            wait_until_committed(topics)
+            yield Tuned(worker, topics, database, sent_ms)
+    harness.delete_topics(topics.bootstrap, (topics.source, topics.errors))
+
+
+def test_bootstrap_servers__may_have_one_that_is_down(tuned: Tuned) -> None:
+    assert tuned.worker.get("/health/ready")[0] == 200
+
+
+def test_group_id__is_whose_offsets_are_committed(tuned: Tuned) -> None:
+    committed = harness.committed_offsets(tuned.topics.bootstrap, tuned.topics.group, tuned.topics.source)
+    assert sum(committed.values()) == 2
+
+
+def test_source_topic__is_what_is_read(tuned: Tuned) -> None:
+    assert devices(tuned.redis) == {"a"}
+
+
+def test_error_topic__is_told_of_bad_records(tuned: Tuned) -> None:
+    (message,) = harness.consume_all(tuned.topics.bootstrap, tuned.topics.errors)
+    told = json.loads(message.value() or b"")
+    assert told["original_message"] == {"base64": "bm8gSlNPTg=="}
+    headers = dict(message.headers() or [])
+    assert headers["source.topic"] == tuned.topics.source.encode()
+
+
+def test_redis_db_and_password__are_used_and_no_other_database(tuned: Tuned) -> None:
+    with tuned.redis.connect() as client:
+        assert {name for name in client.info("keyspace") if name.startswith("db")} == {"db5"}
+
+
+def test_ttl__counts_from_the_kafka_timestamp(tuned: Tuned) -> None:
+    with tuned.redis.connect() as client:
+        deadline_ms = client.pexpiretime("device:a:metadata")
+    assert deadline_ms == tuned.sent_ms + TTL_S * 1000
+
+
+def test_log_level__decides_whatever_the_command_line_says(tuned: Tuned) -> None:
+    """The worker runs with `-l info`, and LOG_LEVEL=WARNING."""
+    assert "] INFO" not in tuned.worker.log_text()
+    assert "INFO" not in re.sub(r"FAUST.*", "", tuned.worker.log_text())
+
+
+def test_password__is_not_in_the_log(tuned: Tuned) -> None:
+    assert PASSWORD not in tuned.worker.log_text()
+
+
+def test_worker__leaves_no_file_where_it_was_started(tuned: Tuned) -> None:
+    assert [path.name for path in tuned.worker.directory.iterdir()] == ["worker.log"]
+
+
+# ----------------------------------------------------------------------------------------- poll timeout, log level
+
+
+@pytest.mark.parametrize("timeout_s", ["0.1", "2.5"])
+def test_poll_timeout__is_how_long_a_fetch_waits_on_an_idle_topic(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path, timeout_s: str
+) -> None:
+    """The debug log shows each request: so LOG_LEVEL=DEBUG is in effect too, again against `-l info`."""
+    topic_names.create(1)
+    harness.produce(topic_names.bootstrap, topic_names.source, [good("a")])
+    env = topic_names.env() | redis_db.env() | {"KAFKA_CONSUMER_POLL_TIMEOUT_S": timeout_s, "LOG_LEVEL": "DEBUG"}
+    with Worker(tmp_path, env) as worker:
+        worker.wait_ready()
+        wait_until_committed(topic_names)
+        requests = wait_until(
+            lambda: re.findall(r" FetchRequest_v\d+.*", worker.log_text())[:3], 30, "requests to fetch"
+        )
+    for request in requests:
+        assert f"max_wait_time={float(timeout_s) * 1000:.0f}," in request
+        assert "isolation_level=1," in request  # read_committed
+
+
+# --------------------------------------------------------------------------------------------------- wrong settings
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"REDIS_PORT": "abc"}, ["REDIS_PORT", "'abc'", "1 to 65535"]),
+        ({"LOG_LEVEL": "loud"}, ["LOG_LEVEL", "'loud'", "DEBUG, INFO"]),
+        ({"KAFKA_ERROR_TOPIC": "iot_validated_data"}, ["KAFKA_ERROR_TOPIC", "KAFKA_VALIDATED_DATA_TOPIC"]),
+        ({"FAUST_WEB_PORT": "7000", "WEB_PORT": "7001"}, ["FAUST_WEB_PORT", "'7000'"]),
+        ({"FAUST_PRODUCER_LINGER": "soon"}, ["FAUST_PRODUCER_LINGER", "'soon'"]),
+        ({"KAFKA_VALIDATED_DATA_TOPIC": ".."}, ["KAFKA_VALIDATED_DATA_TOPIC", "'..'"]),
+        ({"API_TOKEN": "hunter 2"}, ["API_TOKEN"]),
+        ({"WEB_TLS_CERT_FILE": "/absent.pem", "WEB_TLS_KEY_FILE": "/absent.pem"}, ["WEB_TLS_CERT_FILE", "/absent.pem"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_setting__exits_1_with_one_line(tmp_path: Path, env: Mapping[str, str], words: list[str]) -> None:
+    with Worker(tmp_path, env) as worker:
+        assert worker.wait_exit(30) == 1
+    lines = worker.log_text().splitlines()
+    assert len(lines) == 1, worker.log_tail()
+    for word in words:
+        assert word in lines[0]
+    assert "hunter" not in lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------- partitions
+
+
+@pytest.mark.parametrize("partition_count", [1, 5, 64])
+def test_topic__may_have_any_number_of_partitions(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path, partition_count: int
+) -> None:
+    topic_names.create(partition_count)
+    base_ms = int(time.time() * 1000)
+    drafts = list(readings.generate(partition_count, 2_000, 200, partitions=partition_count, base_ms=base_ms))
+    sent = [harness.Record(draft.value, draft.key, draft.partition, draft.timestamp_ms) for draft in drafts]
+    places = harness.produce(topic_names.bootstrap, topic_names.source, sent)
+    records = [
+        oracle.Record(partition, offset, draft.timestamp_ms, draft.key, draft.value)
+        for draft, (partition, offset) in zip(drafts, places, strict=True)
+    ]
+    assert len({record.partition for record in records}) == partition_count
+    with Worker(tmp_path, topic_names.env() | redis_db.env()) as worker:
+        worker.wait_ready()
+        wait_until_committed(topic_names)
+        with redis_db.connect() as client:
+            oracle.assert_equal_to_redis(oracle.fold(records, ttl_s=86_400), client)
+        assert metric(worker, "stream_cache_lag_records") == 0
+
+
+def test_missing_topics__are_waited_for_and_told_of(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    """First the source topic comes, with a bad record in it, and then the one for errors; nothing makes them for us."""
+    env = topic_names.env() | redis_db.env() | {"KAFKA_METADATA_MAX_AGE_S": "0.5"}
+    with Worker(tmp_path, env) as worker:
+        words = f"{topic_names.source}' ?, which does not exist"
+        wait_until(lambda: re.search(words, worker.log_text()), 30, "a line that tells of the missing topic")
+        assert worker.get("/health/live")[0] == 200
+
+        harness.create_topics(topic_names.bootstrap, {topic_names.source: 2})
+        harness.produce(topic_names.bootstrap, topic_names.source, [good("a", partition=0), BAD._replace(partition=0)])
+        wait_until(lambda: devices(redis_db) == {"a"}, 30, "the reading to be taken")
+        wait_until(lambda: "error_topic" in worker.what_lacks(), 30, "readiness to tell of the error topic")
+        assert json.loads(worker.get("/health/ready")[1])["checks"]["error_topic"] != "ok"
+        assert harness.committed_offsets(topic_names.bootstrap, topic_names.group, topic_names.source).get(0, 0) < 2
+
+        harness.create_topics(topic_names.bootstrap, {topic_names.errors: 1})
+        wait_until_committed(topic_names)
+        worker.wait_ready(10)
+        assert len(harness.consume_all(topic_names.bootstrap, topic_names.errors)) == 1
+        assert worker.terminate() == 0
+
+
+def test_new_partitions__are_found_and_read(topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path) -> None:
+    topic_names.create(1)
+    env = topic_names.env() | redis_db.env() | {"KAFKA_METADATA_MAX_AGE_S": "0.5"}
+    with Worker(tmp_path, env) as worker:
+        worker.wait_ready()
+        admin = AdminClient({"bootstrap.servers": topic_names.bootstrap})
+        for grown in admin.create_partitions([NewPartitions(topic_names.source, 3)]).values():
+            grown.result(10)
+        wait_until(
+            lambda: len(harness.end_offsets(topic_names.bootstrap, topic_names.source)) == 3, 10, "the partitions"
+        )
+        harness.produce(topic_names.bootstrap, topic_names.source, [good(f"d{p}", partition=p) for p in range(3)])
+        wait_until(lambda: devices(redis_db) == {"d0", "d1", "d2"}, 30, "the readings of the new partitions")
+        wait_until_committed(topic_names)
+
+
+# ---------------------------------------------------------------------------------------------------------- flushes
+
+
+def test_flush_interval__is_how_often_a_worker_flushes_that_is_behind(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    """And whatever it is, a worker that has caught up flushes at once."""
+    topic_names.create(4)
+    sent = [
+        harness.Record(draft.value, draft.key, draft.partition, draft.timestamp_ms)
+        for draft in readings.realistic(1, 120_000, 500, partitions=4, base_ms=int(time.time() * 1000) - 60_000)
+    ]
+    harness.produce(topic_names.bootstrap, topic_names.source, sent)
+    flush_counts: dict[str, float] = {}
+    for interval_s in ("0.05", "30"):
+        group = f"{topic_names.group}-{interval_s}"
+        env = topic_names.env() | redis_db.env() | {"KAFKA_CONSUMER_GROUP_ID": group}
+        env |= {"FLUSH_INTERVAL_S": interval_s, "MAX_UNACKED_READINGS": "1000000"}
+        with Worker(tmp_path, env, name=f"worker-{interval_s}") as worker:
+            worker.wait_ready()
+            wait_until(partial(has_taken, worker, len(sent)), 60, "the end of the topic")
+            wait_until(lambda: metric(worker, "stream_cache_unacked_records") == 0, 20, "the last flush")
+            flush_counts[interval_s] = metric(worker, 'stream_cache_flushes_total{result="ok"}')
+            began_s = time.monotonic()
+            harness.produce(topic_names.bootstrap, topic_names.source, [good(f"fresh-{interval_s}")])
+            wait_until(partial(is_held, redis_db, f"fresh-{interval_s}"), 20, "the fresh reading")
+            assert time.monotonic() - began_s < 10  # not the 30 s of its window
+            sent.append(BAD)  # one more to take for the next worker
+    assert flush_counts["0.05"] > 2 * flush_counts["30"], flush_counts
+
+
+# ----------------------------------------------------------------------------------------------------- transactions
+
+
+def test_transactions__only_committed_records_are_read_and_the_lag_becomes_0_past_markers(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    topic_names.create(1)
+    producer = Producer(
+        {"bootstrap.servers": topic_names.bootstrap, "transactional.id": topic_names.group, "log_level": 3}
+    )
+    producer.init_transactions(30)
+
+    def transact(*device_ids: str) -> None:
+        producer.begin_transaction()
+        for device_id in device_ids:
+            producer.produce(topic_names.source, good(device_id).value, device_id.encode())
+        producer.flush(30)
+
+    transact("aborted-1")
+    producer.abort_transaction(30)
+    transact("committed-1", "committed-2")
+    producer.commit_transaction(30)
+    with Worker(tmp_path, topic_names.env() | redis_db.env()) as worker:
+        worker.wait_ready()
+        wait_until_committed(topic_names)
+        assert devices(redis_db) == {"committed-1", "committed-2"}
+
+        transact("pending")
+        harness.produce(topic_names.bootstrap, topic_names.source, [good("behind the pending one")])
+        began_s = time.monotonic()
+        wait_until(lambda: time.monotonic() - began_s > 2, 5, "a while")
+        assert devices(redis_db) == {"committed-1", "committed-2"}
+        assert metric(worker, "stream_cache_lag_records") == 0  # nothing can be read
+
+        producer.commit_transaction(30)
+        wait_until(lambda: "behind the pending one" in devices(redis_db), 20, "what lay behind")
+        transact("aborted-2")
+        producer.abort_transaction(30)
+        wait_until_committed(topic_names)
+        wait_until(lambda: metric(worker, "stream_cache_lag_records") == 0, 20, "the lag to be told as 0")
+        assert devices(redis_db) == {"committed-1", "committed-2", "pending", "behind the pending one"}
+        assert worker.terminate() == 0
+
+
+# ------------------------------------------------------------------------------------------------- what it commits
+
+
+def test_caught_up_worker__has_committed_all_within_5_s(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    """And begins at the earliest offset, where the group has no commits."""
+    topic_names.create(2)
+    harness.produce(topic_names.bootstrap, topic_names.source, [good("before the start")])
+    with Worker(tmp_path, topic_names.env() | redis_db.env()) as worker:
+        worker.wait_ready()
+        wait_until_committed(topic_names)
+        for number in range(3):
+            harness.produce(topic_names.bootstrap, topic_names.source, [good(f"d{number}")])
+            wait_until_committed(topic_names, 5)
+        assert devices(redis_db) == {"before the start", "d0", "d1", "d2"}
