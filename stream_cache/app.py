@@ -88,12 +88,13 @@ class StreamCache(faust.App):
             await self.flusher.wait_for_room()
             chunk: Chunk = event.value
             partition = event.message.partition
-            decoded = decode_chunk(chunk.records, self.settings.max_clock_skew_s)
+            records, chunk.records = chunk.records, ()  # the event lives on until it is committed
+            decoded = decode_chunk(records, self.settings.max_clock_skew_s)
             self.metrics.decoded(decoded)
             if decoded.readings or decoded.tombstones:
                 self.window.add(partition, decoded.readings, decoded.tombstones)
             told = self.dead_letters.tell(decoded.bad) if decoded.bad else None
-            self.flusher.take(event.ack, len(chunk.records), told, is_caught_up=chunk.is_caught_up)
+            self.flusher.take(event.ack, len(records), told, is_caught_up=chunk.is_caught_up)
 
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)

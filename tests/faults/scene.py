@@ -48,6 +48,7 @@ class Scene:
         may_vanish: bool = False,
     ) -> None:
         self.topics, self.database, self.partitions = topics, database, partitions
+        self._may_be_emptied = may_vanish
         self.ledger = Ledger(topics)
         self.sampler = Sampler(database, self.ledger, may_vanish=may_vanish)
         self.workers: list[Worker] = []
@@ -95,6 +96,9 @@ class Scene:
     def reach_redis_at(self, port: int) -> None:
         """Let workers reach Redis at another port, through a proxy; the test itself goes the straight way."""
         self._env["REDIS_PORT"] = str(port)
+
+    def _log_lines(self) -> list[str]:
+        return [line for worker in self.workers for line in worker.log_text().splitlines()]
 
     def rebuild(self) -> None:
         """Do what an operator does to rebuild Redis from the topic: stop all, go to the earliest offset, start all."""
@@ -261,6 +265,8 @@ class Scene:
         assert not self.sampler.steps_back, _first("steps back", self.sampler.steps_back)
         past = self.past_flushed()
         assert not past, _first("committed past flushed", past)
+        alarms = [line for line in self._log_lines() if "state was lost" in line]
+        assert self._may_be_emptied or not alarms, _first("false alarms", alarms)
 
 
 class AtOnce(redis.Redis):
@@ -289,6 +295,12 @@ def wait_ready_or_gone(worker: Worker, timeout_s: float = 30) -> None:
     wait_until(
         lambda: not worker.is_running or not worker.what_lacks(), timeout_s, f"{worker.name} to be ready or gone"
     )
+
+
+def metric(worker: Worker, series: str) -> float:
+    """Return a series' value, named as it is in /metrics."""
+    lines = worker.get("/metrics")[1].decode().splitlines()
+    return next(float(line.removeprefix(series)) for line in lines if line.startswith(f"{series} "))
 
 
 def checks(worker: Worker) -> dict[str, str]:
