@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 10
 INPUTS ?= 1000000
+QUICK_FAULTS := $(wildcard tests/faults/test_quick_*.py)
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
@@ -28,7 +29,7 @@ run: $(VENV)/.installed-demo ## run the service with an embedded Kafka and Redis
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run the unit tests, then the tests against a real Kafka and a real Redis
-	$(BIN)/python -m pytest tests/unit tests/integration
+	$(BIN)/python -m pytest tests/unit tests/integration $(QUICK_FAULTS)
 
 .PHONY: test-unit
 test-unit: $(VENV)/.installed-dev ## run the unit tests
@@ -37,7 +38,7 @@ test-unit: $(VENV)/.installed-dev ## run the unit tests
 .PHONY: coverage
 coverage: $(VENV)/.installed-dev ## run the tests, and show which lines they miss
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run --parallel-mode -m pytest tests/unit tests/integration
+	$(BIN)/python -m coverage run --parallel-mode -m pytest tests/unit tests/integration $(QUICK_FAULTS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --show-missing --skip-covered
 

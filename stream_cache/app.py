@@ -84,6 +84,7 @@ class StreamCache(faust.App):
 
     async def _keep_latest(self, stream: StreamT[Any]) -> None:
         """The agent: keeps the latest reading per device of what it takes, and acks nothing. The flusher does."""
+        await self.state_guard.wait_until_decided()
         async for event in cast("faust.Stream[Chunk]", stream).noack().events():
             await self.flusher.wait_for_room()
             chunk: Chunk = event.value

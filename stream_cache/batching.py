@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import msgspec
+from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from faust.types.tuples import ConsumerMessage
@@ -88,6 +89,20 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                 chunks[tp] = [Chunk(records or (), state.position, is_caught_up)]
         return chunks
 
+    @property
+    def is_coordinating(self) -> bool:
+        """Whether the task that keeps up the membership runs, or has not begun."""
+        if self._consumer is None or self._consumer._closed:  # noqa: SLF001 - nothing public tells
+            return True
+        return not self._consumer._coordinator._coordination_task.done()  # noqa: SLF001 - as above
+
+    async def is_group_at_beginning(self, topic: str) -> bool:
+        """See `ChunkConsumer.is_group_at_beginning`."""
+        consumer = self._ensure_consumer()
+        tps = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+        begins = await consumer.beginning_offsets(tps)
+        return all([(await consumer.committed(tp) or 0) <= begins[tp] for tp in tps])
+
     def partition_count(self, topic: str) -> int | None:
         """Return how many partitions a topic has, None when it doesn't exist or nothing is known yet."""
         if self._consumer is None:
@@ -114,8 +129,6 @@ class ChunkConsumer(driver.Consumer):
     def __init__(self, transport: ChunkTransport, *args: Any, **kwargs: Any) -> None:
         self.poll_timeout_s = transport.poll_timeout_s
         self.drain = transport.drain
-        #: The committed offsets at which this process began, None until it has.
-        self.started_from: dict[TP, int | None] | None = None
         self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
         super().__init__(transport, *args, **kwargs)
         self._deliver_to_stream = self.callback
@@ -160,11 +173,14 @@ class ChunkConsumer(driver.Consumer):
         """Return how many partitions a topic has, None when it doesn't exist, as far as the client knows."""
         return self._thread.partition_count(topic)
 
-    async def perform_seek(self) -> None:
-        """Go to the committed offsets, and remember the first ones: they tell a rebuild from the topic's begin."""
-        await super().perform_seek()
-        if self.started_from is None:
-            self.started_from = self.committed_offsets()
+    @property
+    def is_coordinating(self) -> bool:
+        """Whether aiokafka still takes part in the group. It says only in its log when it has stopped to, for ever."""
+        return self._thread.is_coordinating
+
+    async def is_group_at_beginning(self, topic: str) -> bool:
+        """Tell whether the group has committed nothing of a topic but, at most, where its partitions begin."""
+        return bool(await self._thread.call_thread(self._thread.is_group_at_beginning, topic))
 
     async def _deliver(self, message: Message) -> None:
         self._delivered[message.tp].append(message)

@@ -37,6 +37,8 @@ class DeadLetters:
         self._send, self._source_topic, self._original_max_bytes = send, source_topic, original_max_bytes
         self._metrics = metrics
         self._telling: set[asyncio.Task[None]] = set()
+        # aiokafka wakes everyone who waits for room in a batch whenever one is sent: with a flood that is quadratic.
+        self._sending = asyncio.Lock()
         self.trouble: str | None = None
 
     @property
@@ -89,9 +91,10 @@ class DeadLetters:
             }
             key = None if request_id is None else request_id.encode(errors="backslashreplace")
             try:
-                broker_has_it = await self._send(
-                    key, msgspec.json.encode(value), [(name, text.encode()) for name, text in headers.items()]
-                )
+                async with self._sending:
+                    broker_has_it = await self._send(
+                        key, msgspec.json.encode(value), [(name, text.encode()) for name, text in headers.items()]
+                    )
                 await broker_has_it
             except (MessageSizeTooLargeError, ProducerSendError) as error:
                 if (max_bytes == 0 and request_id is None) or not _is_too_large(error):

@@ -69,12 +69,14 @@ def _decided(settings: Settings) -> dict[str, Any]:
         "processing_guarantee": "at_least_once",
         "producer_acks": -1,
         "producer_metadata_max_age_ms": int(settings.kafka_metadata_max_age_s * 1000),
+        "producer_max_batch_size": 1_000_000,  # a flood of bad records goes out in few requests
         "producer_max_request_size": max(1_000_000, 2 * settings.error_original_max_bytes),
         "producer_request_timeout": 10.0,
         "stream_buffer_maxsize": _MAX_CHUNKS_QUEUED,
         "stream_wait_empty": True,
         "store": "memory://",
         "cache": "memory://",
+        "table_standby_replicas": 0,  # with any, Faust's own assignor is used, which dies of a member's new address
         "topic_allow_declare": False,  # topics are the operator's: a typing error must not make new ones
         "topic_disable_leader": True,
         "web_enabled": True,

@@ -78,6 +78,8 @@ class Health(mode.Service):
         while not self.should_stop:
             await self.sleep(_CHECK_EVERY_S)
             self._look_for_source_topic()
+            if self._membership.has_died:
+                await self.crash(ConsumerStalled("the Kafka client has left the group for good; its log says why"))
             await self._check_progress()
 
     def _look_for_source_topic(self) -> None:

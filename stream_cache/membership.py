@@ -30,9 +30,9 @@ class Membership:
         return "joining the group" if self._app._assignment is None else "ok"  # noqa: SLF001 - Faust tells it nowhere else
 
     @property
-    def started_from(self) -> Offsets | None:
-        """The committed offsets at which this worker began, None until it has."""
-        return self._consumer.started_from
+    def has_died(self) -> bool:
+        """Whether the client has stopped to take part in the group, for ever."""
+        return not self._consumer.is_coordinating
 
     def committed_offsets(self) -> Offsets:
         """Return how far each partition is committed."""
@@ -46,10 +46,9 @@ class Membership:
         """Return how many partitions the source topic has, None while it doesn't exist."""
         return self._consumer.partition_count(self.topic)
 
-    async def is_beginning(self, offsets: Offsets) -> bool:
-        """Tell whether the offsets are those at which the partitions begin."""
-        begins = await self._app.consumer.earliest_offsets(*offsets)
-        return all((offset or 0) <= begins[tp] for tp, offset in offsets.items())
+    async def is_group_at_beginning(self) -> bool:
+        """Tell whether the group, all its workers, has read nothing of the topic yet. Raises: KafkaError."""
+        return await self._consumer.is_group_at_beginning(self.topic)
 
     @property
     def _consumer(self) -> ChunkConsumer:

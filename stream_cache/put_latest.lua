@@ -27,6 +27,11 @@ local function is_newer_than_marker(id, time, at)
   return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
 end
 
+-- A type that is not ours at these keys must fail the call before its first write: afterwards, a repeated call would
+-- find the hashes written and never complete the index.
+redis.call('SCARD', DEVICES)
+redis.call('ZCARD', INDEX)
+
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local batch = cmsgpack.unpack(ARGV[1])

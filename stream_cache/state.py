@@ -7,10 +7,12 @@ missing, and their records lie before the committed offsets.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import mode
+from aiokafka.errors import KafkaError
 
 from stream_cache.errors import StoreUnavailable
 from stream_cache.membership import Membership
@@ -20,7 +22,7 @@ from stream_cache.store import Store
 
 COMPLETE = "ok"
 _LOST = "lost at "
-_CHECK_EVERY_S = 2.0
+_CHECK_EVERY_S, _DECIDE_EVERY_S = 2.0, 0.1
 
 
 class StateGuard(mode.Service):
@@ -32,38 +34,45 @@ class StateGuard(mode.Service):
     def __init__(self, store: Store, membership: Membership, settings: Settings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._store, self._membership, self._settings = store, membership, settings
-        self._has_seen_key = False
-        self._had_devices = False
+        self._has_decided = asyncio.Event()
         self.finding = COMPLETE
+
+    async def wait_until_decided(self) -> None:
+        """Wait until it is known what this worker begins with: nothing may be written before."""
+        await self._has_decided.wait()
 
     @mode.Service.task
     async def _watch_state(self) -> None:
         while not self.should_stop:
             try:
-                await self._check()
-            except StoreUnavailable as error:
-                self.log.debug("the state can't be looked at: %s", error)
-            await self.sleep(_CHECK_EVERY_S)
+                if self._has_decided.is_set():
+                    await self._check()
+                elif self._membership.state == "ok":
+                    await self._decide()
+                    self._has_decided.set()
+            except (StoreUnavailable, KafkaError) as error:
+                self.log.warning("whether Redis has lost its state can't be told yet: %s", error)
+            await self.sleep(_CHECK_EVERY_S if self._has_decided.is_set() else _DECIDE_EVERY_S)
+
+    async def _decide(self) -> None:
+        """Tell a first start or a rebuild (nothing is read yet) from a Redis that was emptied while nobody looked."""
+        held = await self._store.get_state()
+        if held == COMPLETE:
+            return
+        if await self._membership.is_group_at_beginning() or (held is None and await self._store.has_devices()):
+            await self._store.set_state(COMPLETE)
+        else:
+            await self._check()
 
     async def _check(self) -> None:
-        store, started_from = self._store, self._membership.started_from
-        if started_from is None:  # nothing has been written by this worker yet
-            self._had_devices = await store.has_devices()
-            return
-        held = await store.get_state()
-        if not self._has_seen_key and started_from:
-            if await self._membership.is_beginning(started_from) or (held is None and self._had_devices):
-                held = COMPLETE
-                await store.set_state(COMPLETE)
-            self._has_seen_key = True
-        if held is None and self._has_seen_key:
+        held = await self._store.get_state()
+        if held is None:
             held = _LOST + format_time(now())
-            await store.set_state(held)
-        elif held is not None and held.startswith(_LOST) and self._has_expired(held):
+            await self._store.set_state(held)
+        elif held.startswith(_LOST) and self._has_expired(held):
             held = COMPLETE
-            await store.set_state(COMPLETE)
-        self._has_seen_key |= held is not None
-        self._tell(held or COMPLETE)
+            await self._store.set_state(COMPLETE)
+        self._tell(held)
 
     def _has_expired(self, held: str) -> bool:
         ttl_s = self._settings.redis_metadata_ttl_s

@@ -351,10 +351,21 @@ def _text(name: str, value: Any, odd: list[str]) -> str | None:
     return bytes(value).decode() if isinstance(value, msgspec.Raw) else json_text(value)
 
 
+class _HasRequestId(msgspec.Struct):
+    request_id: str
+
+
+def _request_id(value: bytes | None) -> str | None:
+    try:
+        return msgspec.json.decode(value or b"", type=_HasRequestId).request_id
+    except (ValueError, RecursionError):
+        return None
+
+
 def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
     key = f"device:{reading.device_id}:metadata"
     reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
-    return reading, BadRecord("wrong_redis_type", reason)
+    return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.record.value))
 
 
 def _device(device_id: str, fields: Sequence[bytes | None]) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
@@ -158,6 +159,6 @@ def _parse_bulk(body: bytes, max_count: int) -> list[str]:
 def _parse_limit(text: str | None) -> int:
     if text is None:
         return _LIMIT_DEFAULT
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:5]) <= _LIMIT_MAX:
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= _LIMIT_MAX:
         raise _invalid(f"limit: must be a whole number from 1 to {_LIMIT_MAX}")
     return int(text)

@@ -296,7 +296,7 @@ def _read_hashes(client: "redis.Redis") -> tuple[dict[bytes, _Hash], dict[bytes,
     keys = sorted(set(client.scan_iter(match="device:*:metadata", count=1000)))
     for start in range(0, len(keys), _PIPELINED):
         some = keys[start : start + _PIPELINED]
-        pipeline = client.pipeline(transaction=False)
+        pipeline = client.pipeline(transaction=True)  # else Redis may pause between a clock and its time left
         for key in some:
             # PEXPIRETIME came with Redis 7: the clock and the time left, read side by side, say the same.
             pipeline.time()

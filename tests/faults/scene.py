@@ -247,7 +247,7 @@ class Scene:
         differences = ""
         deadline_s = time.monotonic() + _TRAILING_S  # `devices` may trail by a moment
         state = self.ledger.state()
-        with self.sampler.paused(), AtOnce.from_url(self.database.url) as client:
+        with self.sampler.paused(), redis.Redis.from_url(self.database.url) as client:
             while True:
                 try:
                     oracle.assert_equal_to_redis(state, client)
@@ -267,13 +267,6 @@ class Scene:
         assert not past, _first("committed past flushed", past)
         alarms = [line for line in self._log_lines() if "state was lost" in line]
         assert self._may_be_emptied or not alarms, _first("false alarms", alarms)
-
-
-class AtOnce(redis.Redis):
-    """A client whose pipelines run in one go: the oracle reads the clock and then the time left, side by side."""
-
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> redis.client.Pipeline:  # noqa: ARG002, FBT001, FBT002
-        return super().pipeline(transaction=True, shard_hint=shard_hint)
 
 
 def _rewind(topics: TopicNames) -> None:

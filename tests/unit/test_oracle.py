@@ -336,7 +336,7 @@ class FakeRedis:
         return self.devices
 
     def pipeline(self, *, transaction: bool) -> "FakeRedis":
-        assert not transaction
+        assert transaction
         self.answers = []
         return self
 
