@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import Any
@@ -22,6 +23,15 @@ class Worker(faust.Worker):
     def __init__(self, app: faust.App, *services: Any, **kwargs: Any) -> None:
         kwargs["loglevel"] = app.settings.log_level  # type: ignore[attr-defined]  # our app has them
         super().__init__(app, *services, **kwargs)
+
+    async def on_execute(self) -> None:
+        """Tune the garbage collector, once everything is imported."""
+        await super().on_execute()
+        # Readings are freed by their reference counts. Looking for cycles among them after every 700 allocations took
+        # a third of the main thread (tests/bench, 10,000 devices); the modules need never be looked at again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
 
     async def stop(self) -> None:
         """Stop, by a signal or after a crash."""
