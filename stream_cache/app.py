@@ -6,10 +6,11 @@ HTTP  -> web -> views -> store -> Redis
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import faust
@@ -19,13 +20,14 @@ from faust.types import StreamT
 from stream_cache import views
 from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
 from stream_cache.dead_letters import DeadLetters
-from stream_cache.decode import decode_chunk
+from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
 from stream_cache.faust_options import faust_options
 from stream_cache.flush import Flusher
 from stream_cache.health import Health
 from stream_cache.membership import Membership
 from stream_cache.metrics import Metrics
+from stream_cache.models import SourceRecord
 from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
 from stream_cache.state import StateGuard
@@ -88,14 +90,18 @@ class StreamCache(faust.App):
         async for event in cast("faust.Stream[Chunk]", stream).noack().events():
             await self.flusher.wait_for_room()
             chunk: Chunk = event.value
-            partition = event.message.partition
-            records, chunk.records = chunk.records, ()  # the event lives on until it is committed
-            decoded = decode_chunk(records, self.settings.max_clock_skew_s)
-            self.metrics.decoded(decoded)
-            if decoded.readings or decoded.tombstones:
-                self.window.add(partition, decoded.readings, decoded.tombstones)
-            told = self.dead_letters.tell(decoded.bad) if decoded.bad else None
-            self.flusher.take(event.ack, len(records), told, is_caught_up=chunk.is_caught_up)
+            decoded, chunk.content = chunk.content, None  # the event lives on until it is committed
+            told = self._take_in(decoded, event.message.partition) if decoded else None
+            self.flusher.take(event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up)
+
+    def _take_in(self, decoded: DecodedChunk, partition: int) -> asyncio.Future[None] | None:
+        self.metrics.decoded(decoded)
+        if decoded.readings or decoded.tombstones:
+            self.window.add(partition, decoded.readings, decoded.tombstones)
+        return self.dead_letters.tell(decoded.bad) if decoded.bad else None
+
+    def _decode(self, records: Sequence[SourceRecord]) -> DecodedChunk:
+        return decode_chunk(records, self.settings.max_clock_skew_s)
 
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)
@@ -124,6 +130,7 @@ class StreamCache(faust.App):
             self.conf.broker_consumer,
             self,
             poll_timeout_s=self.settings.kafka_consumer_poll_timeout_s,
+            decode=self._decode,
             drain=self._drain,
         )
 

@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 
 
 class Chunk(msgspec.Struct):
-    """Records of one partition that one fetch brought, in offset order.
+    """What the records say that one fetch brought of one partition.
 
-    `records` may be empty: where the log holds only transaction markers or aborted records, the offset moves on.
-    `next_offset` is the one after the last that was read; `is_caught_up` says that no assigned partition is known to
-    hold more.
+    `content` is what the transport's `decode` made of them, None where there was none: where the log holds only
+    transaction markers or aborted records, the offset moves on all the same. `next_offset` is the one after the last
+    that was read; `is_caught_up` says that no assigned partition is known to hold more.
     """
 
-    records: Sequence[SourceRecord]
+    content: Any
+    record_count: int
     next_offset: int
     is_caught_up: bool
 
@@ -58,7 +59,11 @@ class ChunkSchema(faust.Schema[None, Chunk]):
 
 
 class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
-    """Fetches in a thread of its own, and hands over one chunk per partition."""
+    """Fetches and decodes in a thread of its own, and hands over one chunk per partition.
+
+    Decoding there leaves the main thread's event loop to flushes and lookups, and passes the interpreter's lock to and
+    fro less often.
+    """
 
     consumer: ChunkConsumer
     #: Where the chunks handed over so far end. Read and written in this thread only.
@@ -83,10 +88,11 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         is_caught_up = all(state.lso is not None and state.position >= state.lso for state in states.values())
         chunks = {}
         for tp, state in states.items():
-            records = fetched.get(tp)
+            records = fetched.get(tp, ())
             if records or state.position > self._handed_over.get(tp, 0):
                 self._handed_over[tp] = state.position
-                chunks[tp] = [Chunk(records or (), state.position, is_caught_up)]
+                content = self.consumer.decode(records) if records else None
+                chunks[tp] = [Chunk(content, len(records), state.position, is_caught_up)]
         return chunks
 
     @property
@@ -129,6 +135,7 @@ class ChunkConsumer(driver.Consumer):
     def __init__(self, transport: ChunkTransport, *args: Any, **kwargs: Any) -> None:
         self.poll_timeout_s = transport.poll_timeout_s
         self.drain = transport.drain
+        self.decode = transport.decode
         self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
         super().__init__(transport, *args, **kwargs)
         self._deliver_to_stream = self.callback
@@ -146,7 +153,7 @@ class ChunkConsumer(driver.Consumer):
             tp.topic,
             tp.partition,
             record.next_offset - 1,
-            record.records[-1].timestamp / 1000 if record.records else 0.0,
+            0.0,  # nobody asks a chunk for its time
             0,
             None,
             None,
@@ -229,13 +236,20 @@ class ChunkTransport(driver.Transport):
 
     Args:
         poll_timeout_s: the longest that one fetch waits on an idle topic.
+        decode: makes of the records of a chunk what the agent gets; called in the consumer's thread, must not raise.
         drain: awaited when a rebalance or a shutdown begins. Must flush and ack what has been taken, and must end
             within a limit: what it leaves unacked is not committed.
     """
 
     Consumer = ChunkConsumer
 
-    def __init__(self, *args: Any, poll_timeout_s: float, drain: Callable[[], Awaitable[None]], **kwargs: Any) -> None:
-        self.poll_timeout_s = poll_timeout_s
-        self.drain = drain
+    def __init__(
+        self,
+        *args: Any,
+        poll_timeout_s: float,
+        decode: Callable[[Sequence[SourceRecord]], Any],
+        drain: Callable[[], Awaitable[None]],
+        **kwargs: Any,
+    ) -> None:
+        self.poll_timeout_s, self.decode, self.drain = poll_timeout_s, decode, drain
         super().__init__(*args, **kwargs)

@@ -24,6 +24,9 @@ from stream_cache.window import Window
 
 #: A worker that has caught up flushes at once, but not more often than this: even a small flush costs about 1 ms.
 _MIN_GAP_S = 0.02
+#: A window with so many devices is flushed before its end: waiting would merge little more, and while Redis takes these
+#: in, the next ones are decoded.
+_MANY_DEVICES = 8_000
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.05, 2.0
 
 
@@ -105,7 +108,7 @@ class Flusher(mode.Service):
         self._unacked_count += record_count
         self._taken_count += record_count
         self._has_taken.set()
-        if is_caught_up:
+        if is_caught_up or self._window.device_count() >= _MANY_DEVICES:
             self._is_urgent.set()
 
     async def drain(self, timeout_s: float) -> bool:
@@ -136,7 +139,8 @@ class Flusher(mode.Service):
             with suppress(TimeoutError):
                 async with asyncio.timeout(until_window_ends):
                     await self._is_urgent.wait()
-                    await asyncio.sleep(self._last_flush_ended + _MIN_GAP_S - time.monotonic())
+                    if self._window.device_count() < _MANY_DEVICES:
+                        await asyncio.sleep(self._last_flush_ended + _MIN_GAP_S - time.monotonic())
             await self._flush()
 
     async def _flush(self) -> None:

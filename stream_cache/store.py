@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import functools
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
@@ -34,10 +35,15 @@ _PLAIN = frozenset({str, type(None)})
 #: Devices a script call carries: the knee measured in tests/bench/store.py. Redis is busy with it for about 1 ms.
 _DEVICES_PER_CALL = 100
 #: Calls in one pipeline: bounds how long packing them holds the event loop, to a few milliseconds.
-_CALLS_PER_PIPELINE = 20
+_CALLS_PER_PIPELINE = 10
+_PIPELINES_AT_ONCE = 2
 _MARKER_TTL_WITHOUT_TTL_MS = 86_400_000
 _LARGEST_DEADLINE_MS = 2**53 - 1  # what a number in Lua holds exactly
 _LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
+
+
+#: Readings and tombstones of one script call.
+_Page = tuple[Sequence[Reading], Sequence[Reading]]
 
 
 class Device(NamedTuple):
@@ -119,18 +125,34 @@ class Store:
 
         Raises: StoreUnavailable after the time limit of a few tries. Nothing is lost: the same call again is harmless.
         """
+        pages = list(_pages(tombstones, readings))
+        slices = [pages[start : start + _CALLS_PER_PIPELINE] for start in range(0, len(pages), _CALLS_PER_PIPELINE)]
+        room = asyncio.Semaphore(_PIPELINES_AT_ONCE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                puts = [group.create_task(self._put(some, room)) for some in slices]
+        except* StoreUnavailable as errors:
+            raise StoreUnavailable(str(errors.exceptions[0])) from errors
+        await _within(self._timeout_s, self._wait_until_durable())
+        results = [put.result() for put in puts]
+        return PutResult(
+            sum(result.written_count for result in results),
+            sum(result.stale_count for result in results),
+            sum(result.expired_count for result in results),
+            [refused for result in results for refused in result.refused],
+        )
+
+    async def _put(self, pages: Sequence[_Page], room: asyncio.Semaphore) -> PutResult:
+        async with room:
+            # Packed only now: while Redis is busy with one pipeline, the next one is made ready.
+            blobs = [self._pack(*page) for page in pages]
+            replies = await _within(self._timeout_s, self._put_latest.call(self._writer, blobs))
         written = stale = expired = 0
         refused: list[tuple[Reading, BadRecord]] = []
-        pages = list(_pages(tombstones, readings))
-        for start in range(0, len(pages), _CALLS_PER_PIPELINE):
-            some = pages[start : start + _CALLS_PER_PIPELINE]
-            blobs = [self._pack(*page) for page in some]
-            replies = await _within(self._timeout_s, self._put_latest.call(self._writer, blobs))
-            await _within(self._timeout_s, self._wait_until_durable())
-            for (some_readings, some_tombstones), reply in zip(some, replies, strict=True):
-                written, stale, expired = written + reply[0], stale + reply[1], expired + reply[2]
-                refused += (_refuse(some_readings[index - 1]) for index in reply[3])
-                refused += (_refuse(some_tombstones[index - 1]) for index in reply[4])
+        for (readings, tombstones), reply in zip(pages, replies, strict=True):
+            written, stale, expired = written + reply[0], stale + reply[1], expired + reply[2]
+            refused += (_refuse(readings[index - 1]) for index in reply[3])
+            refused += (_refuse(tombstones[index - 1]) for index in reply[4])
         return PutResult(written, stale, expired, refused)
 
     async def get(self, device_id: str) -> Device | None:
@@ -316,9 +338,7 @@ async def _within(timeout_s: float, call: Awaitable[Any]) -> Any:
     raise StoreUnavailable(f"Redis: no answer within {timeout_s:g} s")
 
 
-def _pages(
-    tombstones: Sequence[Reading], readings: Sequence[Reading]
-) -> Iterable[tuple[Sequence[Reading], Sequence[Reading]]]:
+def _pages(tombstones: Sequence[Reading], readings: Sequence[Reading]) -> Iterable[_Page]:
     for start in range(0, len(tombstones), _DEVICES_PER_CALL):
         yield (), tombstones[start : start + _DEVICES_PER_CALL]
     for start in range(0, len(readings), _DEVICES_PER_CALL):
@@ -348,7 +368,15 @@ def _text(name: str, value: Any, odd: list[str]) -> str | None:
         odd.append(name)
     if not is_json:
         return str(value)
-    return bytes(value).decode() if isinstance(value, msgspec.Raw) else json_text(value)
+    if isinstance(value, msgspec.Raw):
+        return bytes(value).decode()
+    return _list_text(tuple(value)) if isinstance(value, list) else json_text(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _list_text(items: tuple[str, ...] | tuple[bool, ...]) -> str:
+    """The same few lists of units and flags come again and again, and `json.dumps` takes longer than the rest."""
+    return json_text(items)
 
 
 class _HasRequestId(msgspec.Struct):
