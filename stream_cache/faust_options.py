@@ -20,8 +20,9 @@ from stream_cache.worker import Worker
 _PREFIX = "FAUST_"
 #: Longer than any outage of Redis to be ridden out: a worker that waits for Redis fetches nothing, and stays a member.
 _MAX_POLL_INTERVAL_S = 7 * 86400.0
-#: Records of one fetch, so of one chunk: decoding them holds the event loop for 3 to 7 ms.
-_MAX_RECORDS_PER_FETCH = 2000
+#: Records of one fetch, so of one chunk. Each one passes from the consumer's thread to the main one, which costs a
+#: wake-up: 5,000 are taken in a sixth faster than 2,000, and 8,000 no faster (10,000 devices).
+_MAX_RECORDS_PER_FETCH = 5000
 #: Chunks between the consumer and the agent.
 _MAX_CHUNKS_QUEUED = 8
 

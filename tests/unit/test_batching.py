@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 
 import aiokafka
 import pytest
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -23,7 +26,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stream_cache.app import StreamCache, create_app
-from stream_cache.batching import Chunk, ChunkConsumer, ChunkSchema, ChunkTransport, _ChunkConsumerThread
+from stream_cache.batching import (
+    Chunk,
+    ChunkConsumer,
+    ChunkSchema,
+    ChunkTransport,
+    _as_record,
+    _ChunkConsumerThread,
+    _Record,
+)
 from tests.fakes import FakeRecord
 
 T = TypeVar("T")
@@ -333,6 +344,7 @@ class FakeKafka:
         self.states: dict[TP, FakeState] = {}
         self.thread: Any = _ChunkConsumerThread.__new__(_ChunkConsumerThread)
         self.thread._handed_over = {}
+        self.client: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records={}))
         self.thread.consumer = SimpleNamespace(decode=lambda records: [record.offset for record in records])
         monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", self._fetch)
         monkeypatch.setattr(_ChunkConsumerThread, "partition_states", lambda _: self.states)
@@ -341,7 +353,7 @@ class FakeKafka:
         return self.fetched
 
     async def fetch(self) -> dict[TP, list[Chunk]]:
-        chunks: dict[TP, list[Chunk]] = await self.thread._fetch_records(None, set())
+        chunks: dict[TP, list[Chunk]] = await self.thread._fetch_records(self.client, set())
         return chunks
 
 
@@ -452,7 +464,7 @@ async def test_worker_consumer__is_made_with_our_settings() -> None:
         assert client._group_id == "cache_service_group"
         assert client._enable_auto_commit is False
         assert client._auto_offset_reset == "earliest"
-        assert client._max_poll_records == 2000
+        assert client._max_poll_records == 5000
     finally:
         await client.stop()
 
@@ -491,3 +503,12 @@ def test_partition_count__before_the_consumer_has_started_is_unknown() -> None:
     assert consumer.partition_count(TOPIC) is None
     assert consumer.committed_offsets() == {}
     assert consumer.lag() == 0
+
+
+def test_record__of_a_result_not_yet_read_is_ours_and_small() -> None:
+    """Holds what is relied upon: aiokafka converts records one by one, by a method of the result's records."""
+    batch = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 20)
+    batch.append(7, 1234, b"key", b"value", [("header", b"x")])
+    records = PartitionRecords(PARTITIONS[1], MemoryRecords(bytes(batch.build())), [], 0, None, None, False, 0)
+    records._consumer_record = _as_record
+    assert list(records) == [_Record(1, 7, 1234, b"key", b"value")]
