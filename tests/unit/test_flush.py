@@ -33,6 +33,9 @@ class FakeWindow:
         taken, self.latest = self.latest, Latest({}, {})
         return taken
 
+    def device_count(self) -> int:
+        return len(self.latest.readings)
+
 
 class FakeSink:
     """Notes what it gets; fails, waits and refuses when told to."""
