@@ -212,6 +212,20 @@ class ChunkConsumer(driver.Consumer):
         """Tell whether the group has committed nothing of a topic but, at most, where its partitions begin."""
         return bool(await self._thread.call_thread(self._thread.is_group_at_beginning, topic))
 
+    async def perform_seek(self) -> None:
+        """Go to where reading goes on after a rebalance: the committed offsets, or the beginning where there is none.
+
+        aiokafka's `seek_to_committed` leaves a partition without a commit where it is. A fetch that a rebalance
+        overtook has moved it, and what that fetch brought is dropped: it would never be read.
+        """
+        await super().perform_seek()
+        without_commit = [tp for tp in self.assignment() if not self._committed_offset.get(tp)]
+        if without_commit:
+            await self._seek_to_beginning(without_commit)
+
+    async def _seek_to_beginning(self, tps: Sequence[TP]) -> None:
+        await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, tps))
+
     async def _deliver(self, message: Message) -> None:
         self._delivered[message.tp].append(message)
         await self._deliver_to_stream(message)

@@ -7,7 +7,7 @@ import asyncio
 import importlib.metadata
 import inspect
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -52,12 +52,17 @@ class OfflineConsumer(ChunkConsumer):
         super().__init__(*args, **kwargs)
         self.assigned: set[TP] = set()
         self.broker: dict[TP, int] = {}
+        self.sought_to_beginning: set[TP] = set()
         self.has_rebalanced = False
         self.broker_answers = asyncio.Event()
         self.broker_answers.set()
 
     def assignment(self) -> set[TP]:
         return self.assigned
+
+    async def _seek_to_beginning(self, tps: Sequence[TP]) -> None:
+        assert not self.broker.keys() & set(tps), "reading would begin anew though something is committed"
+        self.sought_to_beginning.update(tps)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         return {tp: self.broker.get(tp, 0) for tp in self.assigned}
@@ -513,3 +518,11 @@ def test_record__of_a_result_not_yet_read_is_ours_and_small() -> None:
     records = PartitionRecords(PARTITIONS[1], MemoryRecords(bytes(batch.build())), [], 0, None, None, False, 0)
     records._consumer_record = _as_record
     assert list(records) == [_Record(1, 7, 1234, b"key", b"value")]
+
+
+async def test_partition_without_a_commit__is_read_from_its_beginning_after_a_rebalance() -> None:
+    """What a fetch brought that the rebalance overtook is dropped; aiokafka leaves the position behind it."""
+    consumer = offline_consumer(create_app({}))
+    consumer.assigned, consumer.broker = {*PARTITIONS}, {PARTITIONS[0]: 7}
+    await consumer.perform_seek()
+    assert consumer.sought_to_beginning == {PARTITIONS[1]}
