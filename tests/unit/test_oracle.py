@@ -336,7 +336,7 @@ class FakeRedis:
         return self.devices
 
     def pipeline(self, *, transaction: bool) -> "FakeRedis":
-        assert transaction
+        assert not transaction
         self.answers = []
         return self
 
