@@ -348,7 +348,7 @@ def _deadline_differences(state: State, deadlines: dict[bytes, _Span | None]) ->
 
 def _is_same_deadline(wanted: int | None, held: _Span | None) -> bool:
     if wanted is None or held is None:
-        return wanted is held
+        return wanted is None and held is None
     return held[0] - DEADLINE_TOLERANCE_MS <= wanted <= held[1] + DEADLINE_TOLERANCE_MS
 
 
