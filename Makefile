@@ -66,8 +66,8 @@ fuzz: $(VENV)/.installed-dev ## throw INPUTS=1000000 odd records at the decoder
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench ## measure, beside other libraries
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.installed-bench ## measure, beside other libraries (BENCH=--quick for a short run)
+	$(BIN)/python -m tests.bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built and cached, but not .venv and Kafka's jars
