@@ -12,10 +12,13 @@ it leaves Faust's path:
   first unacked chunk begins. Offsets that never arrive (compacted, aborted, transaction markers) lie within a chunk.
 * `wait_empty` waits without limit, on a rebalance too. Here it is the app's `drain`, which has one.
 * The fetch's time limit and `read_committed` can't be set otherwise.
+* aiokafka's heartbeats don't tell the static id (KIP-345), so a member whose id another has taken isn't told that it
+  is fenced: it takes the id back, the other does too, and so on for ever. Here it goes on without the id.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -24,6 +27,8 @@ from typing import TYPE_CHECKING, Any, cast
 import faust
 import msgspec
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from faust.types.tuples import ConsumerMessage
@@ -88,6 +93,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     consumer: ChunkConsumer
     #: Where the chunks handed over so far end. Read and written in this thread only.
     _handed_over: dict[TP, int]
+    _has_been_member = False
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -96,9 +102,37 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = int(self.consumer.poll_timeout_s * 1000)  # noqa: SLF001 - see above
         return consumer
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let go, and look before joining again whether the static id is still ours to join with."""
+        await super().on_partitions_revoked(revoked)
+        coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - nothing public tells
+        # The broker knows us no longer, though it did: our session has expired, or another has taken our static id.
+        is_expelled = self._has_been_member and not coordinator.member_id
+        instance_id = coordinator._group_instance_id  # noqa: SLF001 - see above
+        if is_expelled and instance_id is not None and await self._is_taken(instance_id):
+            coordinator._group_instance_id = None  # noqa: SLF001 - it can't be set otherwise
+            self.log.error(
+                "another worker has taken KAFKA_GROUP_INSTANCE_ID %r; going on without a static id: "
+                "give each worker its own, and restart them",
+                instance_id,
+            )
+
+    async def _is_taken(self, instance_id: str) -> bool:
+        """Ask the broker whether the group has a member of this static id. False when it doesn't answer."""
+        coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - as above
+        try:
+            response = await coordinator._send_req(DescribeGroupsRequest([coordinator.group_id]))  # noqa: SLF001 - as above
+        except KafkaError as error:
+            self.log.warning("whether the static id %r is taken can't be told: %s", instance_id, error)
+            return False
+        # aiokafka asks in a version that leaves static ids out, but the broker makes member ids of them: "id-UUID".
+        member_ids = [member[0] for group in response.groups for member in group[5]]
+        return any(re.fullmatch(rf"{re.escape(instance_id)}-[0-9a-f-]{{36}}", member_id) for member_id in member_ids)
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Begin anew."""
         self._handed_over = {}
+        self._has_been_member = True
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
