@@ -96,7 +96,8 @@ def _tls_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.web_tls_cert_file, settings.web_tls_key_file)
+        # With no password OpenSSL would ask the terminal for an encrypted key's.
+        context.load_cert_chain(settings.web_tls_cert_file, settings.web_tls_key_file, password="")
     except (OSError, ssl.SSLError) as error:
         may_hold = f"the path of a readable PEM certificate, its key in WEB_TLS_KEY_FILE ({error})"
         raise WrongSetting("WEB_TLS_CERT_FILE", settings.web_tls_cert_file, may_hold) from None

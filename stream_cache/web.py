@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
 import faust
 import mode
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 from faust.web.drivers import aiohttp as driver
 
@@ -25,9 +27,11 @@ from stream_cache.settings import Settings
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_LINE_BYTES = 65_536  # a device id of 10 kB, percent-encoded
 _MAX_HEADER_BYTES, _MAX_HEADER_COUNT = 8192, 64
-#: How long a connection may be idle, or take to send the head of a request.
+#: How long a connection may be idle, take to send the head of a request, or leave an answer unread.
 _IDLE_TIMEOUT_S = 15.0
 _BODY_TIMEOUT_S = 10.0
+#: What the last requests get, twice, once all else has stopped: a client that dribbles must not hold up the exit.
+_SHUTDOWN_TIMEOUT_S = 0.5
 _RETRY_AFTER_S = 1
 _OPEN_WITHOUT_TOKEN = ("/health/", "/metrics")
 _HEADERS = {
@@ -69,6 +73,8 @@ class WebServer(driver.Web):
             max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADER_COUNT,
+            auto_decompress=False,  # a few kB may stand for gigabytes
+            shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
         )
 
     @web.middleware
@@ -94,7 +100,7 @@ class WebServer(driver.Web):
         if not token or (not self._settings.health_needs_token and request.path.startswith(_OPEN_WITHOUT_TOKEN)):
             return
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-        is_right = hmac.compare_digest(sent.strip().encode(errors="replace"), token.encode())
+        is_right = hmac.compare_digest(sent.strip().encode(errors="surrogateescape"), token.encode())
         if scheme.lower() != "bearer" or not is_right:
             message = "send the token in the header Authorization: Bearer ..."
             raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
@@ -102,12 +108,18 @@ class WebServer(driver.Web):
 
 async def read_body(request: web.Request) -> bytes:
     """Read a request's body, up to 1 MiB and for up to 10 s. Raises: ApiError, or aiohttp's 413."""
+    if (request.content_length or 0) > _MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES)
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", "the body must not be compressed")
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
         message = f"the body did not arrive within {_BODY_TIMEOUT_S:g} s"
-        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message, {"Connection": "close"}) from None
+    except ConnectionError:
+        message = "the body broke off"  # for nobody to read: the client has gone
+    raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message, {"Connection": "close"})
 
 
 def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
@@ -120,6 +132,31 @@ class _Connection(RequestHandler):
 
     __slots__ = ()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, or for the rest of a request's head."""
+        return self._waiter is not None and not self._force_close
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a request has ever come."""
+        return self._request_count > 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, with a limit for a client that does not read what it asked for."""
+        super().connection_made(transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux, tcp(7); it looks only when it probes: up to twice as long
+            limit_ms = int(_IDLE_TIMEOUT_S * 1000)
+            with suppress(OSError):  # no TCP, or gone already
+                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+
+    def drop(self) -> None:
+        """Close it at once."""
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
+
     def handle_error(
         self,
         request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
@@ -128,7 +165,7 @@ class _Connection(RequestHandler):
         message: str | None = None,  # noqa: ARG002 - as above
     ) -> web.StreamResponse:
         """Refuse what the parser could not read."""
-        response = _error(status, "invalid_request", "this is no HTTP request, or a part of it is too long")
+        response = _error(status, "invalid_request", "this is no HTTP request, or a part of it is too long", _HEADERS)
         response.force_close()
         return response
 
@@ -146,9 +183,20 @@ class _Server(web.Server):
         self._max_connections = max_connections
 
     def __call__(self) -> Any:
-        if len(self._connections) >= self._max_connections:
+        if len(self._connections) >= self._max_connections and not self._drop_idle_one():
             return _Refusal()
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def _drop_idle_one(self) -> bool:
+        """Make room for a new connection: silent ones must keep nobody out, a health probe least of all."""
+        oldest_first = cast("Iterable[_Connection]", self._connections)
+        idle = (connection for connection in oldest_first if connection.is_idle)
+        first = next(idle, None)
+        if first is None:
+            return False
+        silent = first if not first.has_asked else next((other for other in idle if not other.has_asked), first)
+        silent.drop()
+        return True
 
 
 class _Runner(web.AppRunner):
@@ -156,7 +204,14 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         theirs = await super()._make_server()
-        return _Server(theirs.request_handler, request_factory=theirs.request_factory, **self._kwargs)
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await theirs.request_handler(request)
+            except web.HTTPException as error:  # raised before our middleware: an Expect that can't be met
+                return _http_error(error)
+
+        return _Server(handle, request_factory=theirs.request_factory, **self._kwargs)
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
@@ -173,7 +228,7 @@ def _http_error(error: web.HTTPException) -> web.Response:
         return _error(error.status, "body_too_large", f"the body is larger than {_MAX_BODY_BYTES} bytes")
     if isinstance(error, web.HTTPNotFound):
         return _error(error.status, "not_found", "there is nothing at this path")
-    return _error(error.status, "invalid_request", error.reason)
+    return _error(HTTPStatus.BAD_REQUEST, "invalid_request", error.reason)
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -1,7 +1,9 @@
 """What tests, fault tests and benchmarks share: real workers, and a view of Kafka and Redis from outside."""
 
 import http.client
+import json
 import os
+import ssl
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import redis
@@ -31,6 +33,8 @@ from tests.waiting import wait_until, wait_until_async
 
 __all__ = [
     "FAUST_WORKER",
+    "Answer",
+    "Api",
     "Record",
     "RedisDatabase",
     "TopicNames",
@@ -93,6 +97,69 @@ class Worker(ChildProcess):
         except (OSError, http.client.HTTPException) as error:
             return repr(error)
         return "" if status == http.HTTPStatus.OK else f"{status} {body.decode(errors='replace')}"
+
+
+class Answer(NamedTuple):
+    """What came back over HTTP."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Api:
+    """A worker, asked over HTTP."""
+
+    def __init__(self, worker: Worker, tls: ssl.SSLContext | None = None) -> None:
+        self.worker, self._tls = worker, tls
+
+    def connect(self, timeout_s: float = 20) -> http.client.HTTPConnection:
+        """Return a connection that connects by itself; close it."""
+        if self._tls:
+            return http.client.HTTPSConnection("127.0.0.1", self.worker.web_port, timeout=timeout_s, context=self._tls)
+        return http.client.HTTPConnection("127.0.0.1", self.worker.web_port, timeout=timeout_s)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 20,
+    ) -> Answer:
+        connection = self.connect(timeout_s)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        return self.ask("GET", path)
+
+    def one(self, device_id: str) -> Answer:
+        return self.get(f"/devices/{quote(device_id, safe='')}/metadata")
+
+    def bulk(self, device_ids: object) -> Answer:
+        return self.ask("POST", "/devices/metadata", json.dumps({"device_ids": device_ids}).encode())
+
+    def error(self, answer: Answer, status: int, code: str) -> str:
+        """Check that it is an error in the contract's form, and return its message."""
+        assert answer.status == status, answer.body[:500]
+        assert answer.headers["Content-Type"].startswith("application/json")
+        assert set(answer.json) == {"error"}
+        assert set(answer.json["error"]) == {"code", "message"}
+        assert answer.json["error"]["code"] == code
+        message = answer.json["error"]["message"]
+        assert isinstance(message, str)
+        assert message
+        assert "Traceback" not in message
+        return message
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pytest
 from tests import harness, oracle, readings
 from tests.conftest import Kafka
 from tests.fakes import json_record
-from tests.harness import RedisDatabase, TopicNames, Worker, wait_until
+from tests.harness import Answer, Api, RedisDatabase, TopicNames, Worker, wait_until
 from tests.services import RedisServer
 from tests.services.machine import CLONE
 
@@ -75,61 +75,6 @@ METADATA: dict[str, dict[str, Any]] = {
     "like JSON": {"datatype_id": "7", "datatype_name": "null", "datatype_unit": '["m"]', "persist": "true"},
 }
 LISTED = [f"listed-{number:03d}" for number in range(250)]
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Api:
-    """A worker, asked over HTTP."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 20,
-    ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.worker.web_port, timeout=timeout_s)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
-    def get(self, path: str) -> Answer:
-        return self.ask("GET", path)
-
-    def one(self, device_id: str) -> Answer:
-        return self.get(f"/devices/{quote(device_id, safe='')}/metadata")
-
-    def bulk(self, device_ids: object) -> Answer:
-        return self.ask("POST", "/devices/metadata", json.dumps({"device_ids": device_ids}).encode())
-
-    def error(self, answer: Answer, status: int, code: str) -> str:
-        """Check that it is an error in the contract's form, and return its message."""
-        assert answer.status == status, answer.body[:500]
-        assert answer.headers["Content-Type"].startswith("application/json")
-        assert set(answer.json) == {"error"}
-        assert set(answer.json["error"]) == {"code", "message"}
-        assert answer.json["error"]["code"] == code
-        message = answer.json["error"]["message"]
-        assert isinstance(message, str)
-        assert message
-        assert "Traceback" not in message
-        return message
 
 
 class Bench(NamedTuple):

@@ -52,6 +52,14 @@ REDIS = Tool(
     min_version=7,  # the first with shutdown-on-sigterm
 )
 
+OPENSSL = Tool(
+    program="openssl",
+    package="openssl",
+    version_argument="version",
+    version_pattern=r"OpenSSL (\d+)",
+    min_version=3,
+)
+
 
 def ensure(tool: Tool) -> str:
     """Return the path of the tool's program, installing its package first where it is missing.
