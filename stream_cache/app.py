@@ -122,6 +122,7 @@ class StreamCache(faust.App):
 
     async def on_shutdown(self) -> None:
         """Close Redis, last of all."""
+        self.dead_letters.close()
         await self.store.close()
         await super().on_shutdown()
 

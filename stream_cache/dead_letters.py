@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import mode
@@ -24,13 +27,15 @@ Send = Callable[[bytes | None, bytes, list[tuple[str, bytes]]], Awaitable[Awaita
 
 _SERVICE = "cache_service"
 _RETRY_S = 1.0
+_SAY_EVERY_S, _WARN_EVERY_S = 60.0, 10.0
 _logger = mode.get_logger(__name__)
 
 
 class DeadLetters:
     """Tells bad records to the error topic, each until the broker has it.
 
-    `trouble` says why the topic refuses at the moment, None when it doesn't: readiness shows it.
+    `trouble` says why the topic refuses at the moment, None when it doesn't: readiness shows it. The log has how many
+    were told, at once and then once a minute: a flood doesn't drown it.
     """
 
     def __init__(self, send: Send, source_topic: str, original_max_bytes: int, metrics: Metrics) -> None:
@@ -39,6 +44,10 @@ class DeadLetters:
         self._telling: set[asyncio.Task[None]] = set()
         # aiokafka wakes everyone who waits for room in a batch whenever one is sent: with a flood that is quadratic.
         self._sending = asyncio.Lock()
+        self._told_unsaid: Counter[str] = Counter()
+        self._next_line: asyncio.TimerHandle | None = None
+        self._waiting_count = 0
+        self._warned_at = -math.inf
         self.trouble: str | None = None
 
     @property
@@ -53,24 +62,56 @@ class DeadLetters:
         task.add_done_callback(self._telling.discard)
         return task
 
+    def close(self) -> None:
+        """Say in the log what was not said yet."""
+        if self._next_line:
+            self._next_line.cancel()
+            self._say_how_many()
+
     async def _tell_all(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> None:
-        left = list(refused)
+        left, waiting_count = list(refused), 0
         while left:
             acks = await asyncio.gather(*(self._tell(record, bad) for record, bad in left), return_exceptions=True)
             failures = [ack for ack in acks if isinstance(ack, BaseException)]
+            self._note_told(
+                bad.kind for (_, bad), ack in zip(left, acks, strict=True) if not isinstance(ack, BaseException)
+            )
             left = [item for item, ack in zip(left, acks, strict=True) if isinstance(ack, BaseException)]
+            self._waiting_count += len(left) - waiting_count
+            waiting_count = len(left)
             self.trouble = None
             if left:
                 self.trouble = f"{type(failures[0]).__name__}: {failures[0]}"
                 self._metrics.telling_failed()
-                _logger.warning(
-                    "%d bad records could not be told to the error topic, trying again in %.0f s; their offsets stay "
-                    "uncommitted: %s",
-                    len(left),
-                    _RETRY_S,
-                    self.trouble,
-                )
+                self._say_that_they_wait()
                 await asyncio.sleep(_RETRY_S)
+
+    def _note_told(self, kinds: Iterable[str]) -> None:
+        self._told_unsaid.update(kinds)
+        if self._next_line is None:
+            self._say_how_many()
+
+    def _say_how_many(self) -> None:
+        """Say how many were told since the last such line, and that again after a while."""
+        self._next_line = None
+        if self._told_unsaid:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self._told_unsaid.most_common())
+            _logger.warning("%d bad records were told to the error topic: %s", self._told_unsaid.total(), kinds)
+            self._told_unsaid.clear()
+            self._next_line = asyncio.get_running_loop().call_later(_SAY_EVERY_S, self._say_how_many)
+
+    def _say_that_they_wait(self) -> None:
+        """Say it once in a while for all chunks, each of which tries again by itself."""
+        if time.monotonic() - self._warned_at < _WARN_EVERY_S:
+            return
+        self._warned_at = time.monotonic()
+        _logger.warning(
+            "%d bad records could not be told to the error topic, trying again in %.0f s; their offsets stay "
+            "uncommitted: %s",
+            self._waiting_count,
+            _RETRY_S,
+            self.trouble,
+        )
 
     async def _tell(self, record: SourceRecord, bad: BadRecord) -> None:
         headers = {

@@ -3,13 +3,14 @@
 import itertools
 import json
 import time
+from functools import partial
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests import harness, oracle, readings
-from tests.faults.scene import Scene, checks
+from tests.faults.scene import Scene, checks, metric
 from tests.harness import Worker, wait_until
 from tests.services import KafkaServer
 
@@ -90,15 +91,48 @@ def test_away_at_the_start__is_waited_for_or_exits_1(kafka_scene: Scene, own_kaf
     scene.assert_nothing_lost()
 
 
-def drafts_with_one_bad(scene: Scene) -> list[readings.Draft]:
+def test_frozen_at_the_start__is_waited_for(kafka_scene: Scene, own_kafka: KafkaServer) -> None:
+    """A connection is accepted, and nobody answers."""
+    scene = kafka_scene
+    own_kafka.freeze()
+    try:
+        worker = scene.add_worker(LOG_LEVEL="DEBUG")
+        scene.wait_logged("ApiVersionRequest")
+        assert worker.what_lacks()
+    finally:
+        own_kafka.thaw()
+    worker.wait_ready()
+    scene.ledger.produce(itertools.islice(scene.drafts(1), 1_000))
+    scene.assert_nothing_lost()
+    assert_all_stayed(scene)
+
+
+def test_frozen_for_long_at_the_start__exits_1_and_works_when_started_again(
+    kafka_scene: Scene, own_kafka: KafkaServer
+) -> None:
+    scene = kafka_scene
+    own_kafka.freeze()
+    try:
+        worker = scene.add_worker()
+        assert worker.wait_exit(40) == 1
+        assert "Unable to bootstrap" in worker.log_text()
+    finally:
+        own_kafka.thaw()
+    worker.start()
+    worker.wait_ready()
+    scene.ledger.produce(itertools.islice(scene.drafts(1), 1_000))
+    scene.assert_nothing_lost()
+
+
+def start_with_one_bad_untold(scene: Scene) -> Worker:
+    """Have a worker take 1,000 readings with a bad one among them, which the error topic refuses.
+
+    The other partitions are committed; the bad record's stays before it, and readiness and the log say why.
+    """
+    (worker,) = scene.start_workers()
     drafts = list(itertools.islice(scene.drafts(1), 1_000))
-    drafts[500] = drafts[500]._replace(value=b"{")
-    return drafts
-
-
-def assert_bad_is_not_committed(scene: Scene, worker: Worker, drafts: list[readings.Draft]) -> None:
-    """The other partitions are committed; the bad record's stays before it, and readiness and the log say why."""
-    bad = drafts[500]
+    bad = drafts[500] = drafts[500]._replace(value=b"{")
+    scene.ledger.produce(drafts)
     before_it = sum(draft.partition == bad.partition for draft in drafts[:500])
     after = len([draft for draft in drafts if draft.partition != bad.partition])
     wait_until(lambda: scene.committed() >= after, 30, "the other partitions to be committed")
@@ -109,15 +143,13 @@ def assert_bad_is_not_committed(scene: Scene, worker: Worker, drafts: list[readi
     assert committed.get(bad.partition, 0) <= before_it
     assert "could not be told" in worker.log_text()
     scene.assert_equal_to_oracle()  # the good ones don't wait
+    return worker
 
 
 def test_error_topic_missing__bad_record_is_not_committed_until_told(kafka_scene: Scene) -> None:
     scene = kafka_scene
     harness.delete_topics(scene.topics.bootstrap, [scene.topics.errors])
-    (worker,) = scene.start_workers()
-    drafts = drafts_with_one_bad(scene)
-    scene.ledger.produce(drafts)
-    assert_bad_is_not_committed(scene, worker, drafts)
+    start_with_one_bad_untold(scene)
     harness.create_topics(scene.topics.bootstrap, {scene.topics.errors: 1})
     scene.assert_nothing_lost()
     assert_all_stayed(scene)
@@ -126,10 +158,7 @@ def test_error_topic_missing__bad_record_is_not_committed_until_told(kafka_scene
 def test_error_topic_refuses__bad_record_is_not_committed_until_told(kafka_scene: Scene) -> None:
     scene = kafka_scene
     scene.configure(scene.topics.errors, max_message_bytes="100")
-    (worker,) = scene.start_workers()
-    drafts = drafts_with_one_bad(scene)
-    scene.ledger.produce(drafts)
-    assert_bad_is_not_committed(scene, worker, drafts)
+    start_with_one_bad_untold(scene)
     scene.configure(scene.topics.errors, max_message_bytes="1000000")
     scene.assert_nothing_lost()
     assert_all_stayed(scene)
@@ -138,15 +167,37 @@ def test_error_topic_refuses__bad_record_is_not_committed_until_told(kafka_scene
 def test_error_topic_refuses__sigterm_exits_in_time(kafka_scene: Scene) -> None:
     scene = kafka_scene
     scene.configure(scene.topics.errors, max_message_bytes="100")
-    (worker,) = scene.start_workers()
-    drafts = drafts_with_one_bad(scene)
-    scene.ledger.produce(drafts)
-    assert_bad_is_not_committed(scene, worker, drafts)
+    worker = start_with_one_bad_untold(scene)
     began_s = time.monotonic()
     assert worker.terminate() == 1
     assert time.monotonic() - began_s < 10
     scene.configure(scene.topics.errors, max_message_bytes="1000000")
     worker.start()
+    scene.assert_nothing_lost()
+
+
+def has_reached(worker: Worker, series: str, count: float) -> bool:
+    return metric(worker, series) >= count
+
+
+def test_error_topic_refuses_many__does_not_drown_the_log(kafka_scene: Scene) -> None:
+    """Bad records that come one by one are tried again one by one; the log tells of all at once."""
+    scene = kafka_scene
+    scene.configure(scene.topics.errors, max_message_bytes="100")
+    (worker,) = scene.start_workers()
+    coming = scene.drafts(1)
+    scene.ledger.produce(itertools.islice(coming, 1_000))
+    scene.wait_caught_up()
+    taken = 'stream_cache_records_total{result="bad"}'
+    for count in range(1, 31):
+        scene.ledger.produce(draft._replace(value=b"{") for draft in itertools.islice(coming, 1))
+        wait_until(partial(has_reached, worker, taken, count), 30, "it to be taken", interval_s=0)
+    tried = 'stream_cache_errors_total{kind="error_topic"}'
+    enough = metric(worker, tried) + 100
+    wait_until(partial(has_reached, worker, tried, enough), 60, "each to be tried again and again")
+    scene.wait_logged("30 bad records could not be told")
+    assert worker.log_text().count("could not be told") < 10
+    scene.configure(scene.topics.errors, max_message_bytes="1000000")
     scene.assert_nothing_lost()
 
 

@@ -1,19 +1,21 @@
-"""Half of 100,000 records are bad: the good ones go on as fast as ever, all bad ones are told, the log stays short."""
+"""Half of 100,000 records are bad: good ones go on as fast as ever, bad ones are told and counted, the log is short."""
 
 import itertools
 import json
 import random
+import re
 import time
 from datetime import UTC, datetime
 
 from tests import readings
-from tests.faults.scene import Scene
-from tests.harness import wait_until
+from tests.faults.scene import Scene, metric
+from tests.harness import Worker, wait_until
 
 COUNT, PER_SECOND = 100_000, 5_000
 #: The longest that a good reading may take from Kafka into Redis.
 FRESH_WITHIN_S = 2.0
-MOST_LOG_LINES = 200
+MOST_LOG_LINES = 40
+MOST_LINES_OF_COUNTS = 4
 
 
 def seconds_until_seen(scene: Scene, device_id: str) -> float:
@@ -26,6 +28,14 @@ def seconds_until_seen(scene: Scene, device_id: str) -> float:
     with scene.database.connect() as client:
         wait_until(lambda: client.exists(f"device:{device_id}:metadata"), 30, device_id, interval_s=0.005)
     return time.monotonic() - began_s
+
+
+def counts_logged(worker: Worker) -> list[int]:
+    """Return what each line of the log says of how many bad records there were, and that its parts add up."""
+    found = re.findall(r"(\d+) bad records were told to the error topic: (.*)", worker.log_text())
+    for count, kinds in found:
+        assert sum(map(int, re.findall(r"\d+", kinds))) == int(count)
+    return [int(count) for count, _ in found]
 
 
 def test_half_is_poison(scene: Scene) -> None:
@@ -41,7 +51,15 @@ def test_half_is_poison(scene: Scene) -> None:
         while time.monotonic() < deadline_s:
             ages_s.append(seconds_until_seen(scene, f"probe-{len(ages_s)}"))
     scene.assert_nothing_lost()
-    assert len(scene.ledger.bad()) > 0.4 * COUNT
+    bad_count = len(scene.ledger.bad())
+    assert bad_count > 0.4 * COUNT
     assert max(ages_s) < FRESH_WITHIN_S
+    assert metric(worker, 'stream_cache_records_total{result="bad"}') == bad_count
+    assert metric(worker, 'stream_cache_errors_total{kind="bad_record"}') == bad_count
+    assert counts_logged(worker)  # the first line doesn't wait for the end
     lines = worker.log_text().splitlines()[line_count:]
     assert len(lines) < MOST_LOG_LINES, "\n".join(lines[-20:])
+    assert worker.terminate() == 0
+    counts = counts_logged(worker)
+    assert sum(counts) == bad_count
+    assert len(counts) <= MOST_LINES_OF_COUNTS

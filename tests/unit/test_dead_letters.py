@@ -282,3 +282,61 @@ async def test_tell__of_many_chunks_at_once_tells_all() -> None:
     letters = dead_letters_to(topic)
     await asyncio.gather(*(letters.tell([refused(OBJECT, offset=offset)]) for offset in range(50)))
     assert len(topic.accepted) == 50
+
+
+# ------------------------------------------------------------------------------------------------- what the log says
+
+
+NOT_JSON = b"{"
+
+
+async def test_log__counts_what_was_told_and_shows_nothing_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    letters = dead_letters_to(FakeTopic())
+    await letters.tell([refused(OBJECT), refused(OBJECT), refused(NOT_JSON)])
+    (line,) = caplog.messages
+    assert line == "3 bad records were told to the error topic: 2 bad_timestamp, 1 not_json"
+    letters.close()
+    assert caplog.messages == [line]
+
+
+async def test_log__has_one_line_at_once_and_one_at_the_end_however_many_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    letters = dead_letters_to(FakeTopic())
+    for _ in range(100):
+        await letters.tell([refused(NOT_JSON)])
+    assert len(caplog.messages) == 1
+    letters.close()
+    assert [line.split(" ")[0] for line in caplog.messages] == ["1", "99"]
+
+
+async def test_log__tells_of_later_ones_after_a_while_and_is_silent_when_there_are_none(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "_SAY_EVERY_S", 0.01)
+    letters = dead_letters_to(FakeTopic())
+    for count in (1, 2):
+        await letters.tell([refused(NOT_JSON)] * count)
+    await wait_until_async(lambda: len(caplog.messages) == 2, 10, "the second line", interval_s=0.001)
+    await wait_until_async(lambda: letters._next_line is None, 10, "a while without bad records", interval_s=0.001)
+    assert [line.split(" ")[0] for line in caplog.messages] == ["1", "2"]
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_log__says_once_in_a_while_that_a_topic_refuses_however_often_it_is_tried(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk tries again by itself: a line for each would drown the log."""
+    topic = FakeTopic()
+    topic.answer = lambda _sent: refusal("not now")
+    letters = dead_letters_to(topic)
+    telling = [letters.tell([refused(NOT_JSON, offset=offset)]) for offset in range(20)]
+    await wait_until_async(lambda: len(topic.sent) > 500, 10, "many tries", interval_s=0.001)
+    assert len(caplog.messages) == 1
+    monkeypatch.setattr(dead_letters, "_WARN_EVERY_S", 0.0)
+    await wait_until_async(lambda: len(caplog.messages) > 1, 10, "the next line", interval_s=0.001)
+    assert caplog.messages[1].startswith("20 bad records could not be told")
+    topic.answer = lambda _sent: None
+    await asyncio.gather(*telling)
+    letters.close()
+    assert sum(int(line.split(" ")[0]) for line in caplog.messages if "were told" in line) == 20
