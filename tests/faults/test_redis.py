@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 
+from tests import harness, oracle
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene, checks
 from tests.faults.watching import told
@@ -176,6 +178,7 @@ def test_wrong_password__is_said_and_never_shown(redis_scene: Scene, own_redis: 
 
 
 def test_wrong_type_at_one_device__is_told_and_the_others_go_on(redis_scene: Scene, own_redis: RedisServer) -> None:
+    """All devices of a window go into one script call here, so the others are its neighbours."""
     scene = redis_scene
     drafts = list(itertools.islice(scene.drafts(1, devices=50), 5_000))
     stranger = json.loads(drafts[0].value or b"")["device_id"]
@@ -183,16 +186,100 @@ def test_wrong_type_at_one_device__is_told_and_the_others_go_on(redis_scene: Sce
     with redis.Redis.from_url(own_redis.url) as operator:
         operator.set(key, "somebody else's")
         scene.ledger.produce(drafts)
-        scene.start_workers(2)
+        workers = scene.start_workers(2)
         scene.wait_caught_up()
         assert operator.get(key) == b"somebody else's"
-        assert told(scene.topics)
         assert all(draft.partition == drafts[0].partition for draft in drafts if draft.key == drafts[0].key)
         assert {partition for partition, _ in told(scene.topics)} == {drafts[0].partition}
+        for message in harness.consume_all(scene.topics.bootstrap, scene.topics.errors):
+            error = json.loads(message.value() or b"")
+            assert error["original_message"]["device_id"] == stranger
+            assert (
+                error["error"]
+                == f"device_id: the Redis key {key!r} holds something that is no hash; delete it to let the device in"
+            )
+            assert message.key() == error["request_id"].encode()
+            assert dict(message.headers() or [])["error.type"] == b"wrong_redis_type"
+        for worker in workers:
+            status, body = worker.get(f"/devices/{stranger}/metadata")
+            assert (status, json.loads(body)["error"]["code"]) == (404, "device_not_found")
+            assert "Traceback" not in worker.log_text()
+            assert worker.what_lacks() == ""
+        scene.wait_logged(" wrong_redis_type")
+
         operator.delete(key)
+        all_but_one = scene.ledger.state()
+        del all_but_one.hashes[stranger]
+        del all_but_one.deadlines[stranger]
+        all_but_one.devices.remove(stranger)
+        oracle.assert_equal_to_redis(all_but_one, operator)
         scene.rebuild()
         scene.wait_caught_up()
         scene.assert_equal_to_oracle()
+
+
+@pytest.fixture
+def replica(own_redis: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
+    """A replica that follows the Redis of the scene."""
+    args = ("--replicaof", "127.0.0.1", str(own_redis.port))
+    with redis.Redis.from_url(own_redis.url) as operator:
+        operator.config_set("repl-diskless-sync-delay", "0")
+        with RedisServer(tmp_path / "replica", args=args) as server:
+            wait_until(lambda: replica_count(operator) == 1, 30, "the replica to follow")
+            yield server
+
+
+def replica_count(operator: redis.Redis) -> int:
+    """Return how many replicas have all of the data and follow."""
+    found = operator.info("replication")
+    return sum(
+        of["state"] == "online" for name, of in found.items() if name.startswith("slave") and isinstance(of, dict)
+    )
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+def test_durability_replica__nothing_is_committed_that_no_replica_has(
+    redis_scene: Scene, own_redis: RedisServer, replica: RedisServer, how: str
+) -> None:
+    scene = redis_scene
+    (worker,) = scene.start_workers(1, REDIS_DURABILITY="replica")
+    scene.ledger.produce(itertools.islice(scene.drafts(1), 5_000))
+    scene.wait_caught_up()
+    replica.freeze() if how == "frozen" else replica.kill()
+    committed = scene.committed()
+    scene.ledger.produce(itertools.islice(scene.drafts(2), 5_000))
+    scene.wait_logged("not yet at a replica (REDIS_DURABILITY)")
+    with redis.Redis.from_url(own_redis.url) as operator:
+        assert operator.ping()
+    assert worker.get("/devices")[0] == 200
+    assert scene.committed() == committed
+    replica.thaw() if how == "frozen" else replica.start()
+    scene.assert_nothing_lost()
+    assert worker.is_running
+    with redis.Redis.from_url(replica.url) as survivor:
+        oracle.assert_equal_to_redis(scene.ledger.state(), survivor)
+
+
+def test_durability_aof__on_a_redis_without_it_is_said(redis_scene: Scene, own_redis: RedisServer) -> None:
+    """Nothing is committed then: the log names the setting, and what it needs."""
+    scene = redis_scene
+    with redis.Redis.from_url(own_redis.url) as operator:
+        version = str(operator.info("server")["redis_version"])
+        is_known = tuple(map(int, version.split(".")[:2])) >= (7, 2)
+        if is_known:
+            operator.config_set("appendonly", "no")
+        (worker,) = scene.start_workers(1, REDIS_DURABILITY="aof")
+        scene.ledger.produce(itertools.islice(scene.drafts(1), 1_000))
+        scene.wait_logged("REDIS_DURABILITY=aof needs Redis 7.2 or later with appendonly yes")
+        assert scene.committed() == 0
+        assert "Traceback" not in worker.log_text()
+        assert worker.get("/health/live")[0] == 200
+        if is_known:
+            operator.config_set("appendonly", "yes")
+        else:
+            assert worker.terminate() == 1
+            scene.start_workers()
+    scene.assert_nothing_lost()
 
 
 def test_memory__stays_bounded_while_redis_is_away(redis_scene: Scene, own_redis: RedisServer) -> None:
