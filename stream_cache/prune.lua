@@ -1,16 +1,14 @@
--- Take the ids whose hash is gone out of the index: one page of it, in the order of ids.
+-- Take the ids whose hash is gone out of the index: one page of it.
 --
--- ARGV[1]: where the page begins, '-' or '(' and the last id of the page before
+-- ARGV[1]: the last id of the page before, '' for the first page
 -- ARGV[2]: how many ids to look at
 -- Returns: { how many were taken out, the last id of the page or '' when it was the last page }
 
-local ids = redis.call('ZRANGEBYLEX', 'stream_cache:index', ARGV[1], '+', 'LIMIT', 0, ARGV[2])
-local removed = 0
+local limit = tonumber(ARGV[2])
+local ids = page_after(ARGV[1], limit)
+local gone = {}
 for _, id in ipairs(ids) do
-  if redis.call('EXISTS', 'device:' .. id .. ':metadata') == 0 then
-    redis.call('ZREM', 'stream_cache:index', id)
-    redis.call('SREM', 'devices', id)
-    removed = removed + 1
-  end
+  if redis.call('EXISTS', 'device:' .. id .. ':metadata') == 0 then gone[#gone + 1] = id end
 end
-return { removed, #ids == tonumber(ARGV[2]) and ids[#ids] or '' }
+if #gone > 0 then forget_ids(gone) end
+return { #gone, #ids == limit and ids[#ids] or '' }

@@ -41,10 +41,10 @@ class Pruner(mode.Service):
             await self.sleep(self._interval_s)
 
     async def _prune(self) -> None:
-        begin: bytes | None = None
+        last = b""
         while not self.should_stop:
-            removed_count, begin = await self._store.prune(begin, _PAGE_COUNT)
+            removed_count, last = await self._store.prune(last, _PAGE_COUNT)
             self._metrics.pruned(removed_count)
-            if begin is None:
+            if not last:
                 return
             await asyncio.sleep(_PAUSE_S)

@@ -11,7 +11,7 @@
 --
 -- The invariant that saves a look at the marker: while a hash exists, no tombstone is newer than it.
 
-local INDEX, DEVICES, MARKER = 'stream_cache:index', 'devices', 'stream_cache:tombstone:'
+local MARKER = 'stream_cache:tombstone:'
 
 local function is_newer(time, at, held_time, held_at)
   if time ~= held_time then return time > held_time end
@@ -30,13 +30,14 @@ end
 -- A type that is not ours at these keys must fail the call before its first write: afterwards, a repeated call would
 -- find the hashes written and never complete the index.
 redis.call('SCARD', DEVICES)
-redis.call('ZCARD', INDEX)
+bucket_count()
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local batch = cmsgpack.unpack(ARGV[1])
 local written, stale, expired = 0, 0, 0
 local refused_readings, refused_tombstones = {}, {}
+local gone_ids, new_ids = {}, {}
 
 for i, d in ipairs(batch[2]) do
   local id, time, at, deadline_ms, marker_deadline_ms = d[1], d[2], d[3], d[4], d[5]
@@ -56,14 +57,12 @@ for i, d in ipairs(batch[2]) do
       stale = stale + 1
     else
       redis.call('DEL', key)
-      redis.call('SREM', DEVICES, id)
-      redis.call('ZREM', INDEX, id)
+      gone_ids[#gone_ids + 1] = id
       written = written + 1
     end
   end
 end
 
-local new_ids, new_scores, new_count = {}, {}, 0
 for i, d in ipairs(batch[1]) do
   local id, time, at, deadline_ms = d[1], d[2], d[3], d[4]
   local key = 'device:' .. id .. ':metadata'
@@ -101,18 +100,11 @@ for i, d in ipairs(batch[1]) do
     elseif held then
       redis.call('PERSIST', key)
     end
-    if not held then
-      new_count = new_count + 1
-      new_ids[new_count] = id
-      new_scores[2 * new_count - 1] = 0
-      new_scores[2 * new_count] = id
-    end
+    if not held then new_ids[#new_ids + 1] = id end
     written = written + 1
   end
 end
 
-if new_count > 0 then
-  redis.call('SADD', DEVICES, unpack(new_ids))
-  redis.call('ZADD', INDEX, unpack(new_scores))
-end
+if #gone_ids > 0 then forget_ids(gone_ids) end
+if #new_ids > 0 then index_ids(new_ids) end
 return { written, stale, expired, refused_readings, refused_tombstones }

@@ -25,7 +25,7 @@ from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.models import Metadata, PutResult, Reading, format_time, json_text
 from stream_cache.settings import Settings
 
-_DEVICES, _INDEX, _PRUNE_LEASE = "devices", "stream_cache:index", "stream_cache:prune_lease"
+_DEVICES, _PRUNE_LEASE = "devices", "stream_cache:prune_lease"
 _STATE, _BARRIER = "stream_cache:state", "stream_cache:barrier"
 _FIELDS = Metadata.__struct_fields__
 #: The kind of text each field usually holds; a hash names those that differ in its field `_json`.
@@ -54,7 +54,7 @@ class Device(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page of the index, in the order of ids."""
+    """One page of the index."""
 
     device_ids: list[str]
     total_count: int
@@ -77,9 +77,10 @@ class Store:
         self._durability = durability
         self._asked: dict[str, asyncio.Future[Device | None]] = {}
         self._lookups: set[asyncio.Task[None]] = set()
-        self._put_latest = _Script("put_latest.lua")
+        self._put_latest = _Script("index.lua", "put_latest.lua")
         self._get_many = _Script("get_many.lua")
-        self._prune = _Script("prune.lua")
+        self._list_devices = _Script("index.lua", "list_devices.lua")
+        self._prune = _Script("index.lua", "prune.lua")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
@@ -195,23 +196,20 @@ class Store:
 
         Raises: ValueError for a cursor that is none of ours; StoreUnavailable within 2.5 s.
         """
-        begin = b"-" if cursor is None else b"(" + _decode_cursor(cursor)
-        pipeline = self._reader.pipeline(transaction=False)
-        pipeline.zrange(_INDEX, begin, "+", bylex=True, offset=0, num=limit + 1)
-        pipeline.scard(_DEVICES)
-        ids, count = await _within(_LOOKUP_TIMEOUT_S, pipeline.execute())
+        after = b"" if cursor is None else _decode_cursor(cursor)
+        call = self._list_devices.call(self._reader, [(after, limit + 1)])
+        ((ids, count),) = await _within(_LOOKUP_TIMEOUT_S, call)
         has_more = len(ids) > limit
         next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
         return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
 
-    async def prune(self, begin: bytes | None, count: int) -> tuple[int, bytes | None]:
-        """Take ids without a hash out of one page of the index.
+    async def prune(self, after: bytes, count: int) -> tuple[int, bytes]:
+        """Take ids without a hash out of one page of the index: the one after this id, the first one after none.
 
-        Returns: how many, and the last id of the page where the next one begins; None at the end of the index.
+        Returns: how many, and the last id of the page; empty at the end of the index.
         """
-        argument = b"-" if begin is None else b"(" + begin
-        ((removed, last),) = await _within(self._timeout_s, self._prune.call(self._writer, [(argument, count)]))
-        return removed, last or None
+        ((removed, last),) = await _within(self._timeout_s, self._prune.call(self._writer, [(after, count)]))
+        return removed, last
 
     async def take_prune_lease(self, owner: str, seconds: float) -> bool:
         """Become the one worker that prunes, for a while. Returns: whether nobody else is."""
@@ -301,8 +299,8 @@ class Store:
 class _Script:
     """A script beside this file, called by its digest and loaded where Redis doesn't know it (any more)."""
 
-    def __init__(self, name: str) -> None:
-        self._source = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    def __init__(self, *names: str) -> None:
+        self._source = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
         self._digest: str | None = None
 
     async def call(self, client: redis.Redis, calls: Sequence[bytes | tuple[bytes, int]]) -> list[Any]:

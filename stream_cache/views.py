@@ -77,7 +77,7 @@ class Devices(_View):
     """All device ids, page by page."""
 
     async def get(self, request: web.Request) -> web.Response:
-        """Answer one page of ids, in the order of ids."""
+        """Answer one page of ids."""
         limit = _parse_limit(request.query.get("limit"))
         try:
             page = await self.app.store.list_devices(limit, request.query.get("cursor"))

@@ -17,7 +17,7 @@ from tests.faults.scene import SESSION_TIMEOUT_S, Scene, wait_ready_or_gone
 from tests.harness import RedisDatabase, TopicNames, Worker
 from tests.services import KafkaServer, RedisServer
 
-PER_SECOND, DEVICES = 8_000, 20_000
+PER_SECOND, DEVICES = 9_000, 20_000
 #: The first worker is never killed, so that its memory tells of the whole time.
 STEADY, MOST_WORKERS = 1, 3
 RECOVERED_WITHIN_S = 60
@@ -75,7 +75,7 @@ class Soak:
         return f"{worker.name} leaves"
 
     def freeze_redis(self) -> str:
-        frozen_s = self._seconds(0.5, 15)
+        frozen_s = self._seconds(0.5, 8)
         self._redis.freeze()
         time.sleep(frozen_s)
         self._redis.thaw()
@@ -98,7 +98,7 @@ class Soak:
         return "SCRIPT FLUSH"
 
     def freeze_kafka(self) -> str:
-        frozen_s = self._seconds(1, 12)
+        frozen_s = self._seconds(1, 8)
         self._kafka.freeze()
         time.sleep(frozen_s)
         self._kafka.thaw()
@@ -128,7 +128,7 @@ class Soak:
         ends_s = self._began_s + minutes * 60
         with self._scene.fed(per_second=PER_SECOND, devices=DEVICES):
             while time.monotonic() < ends_s:
-                time.sleep(self._seconds(0.5, 4))
+                time.sleep(self._seconds(0.2, 2))
                 (fault,) = self._random.choices(list(faults), list(faults.values()))
                 self.fault_count += 1
                 print(f"{time.monotonic() - self._began_s:7.1f} s  {self.fault_count:3}  {fault()}", flush=True)

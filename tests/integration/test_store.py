@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import importlib
 import itertools
 import json
@@ -135,9 +136,9 @@ class Bench:
                 return ids
 
     def prune_all(self, count: int = 500) -> int:
-        removed, begin = self.run(self.store.prune(None, count))
-        while begin is not None:
-            more, begin = self.run(self.store.prune(begin, count))
+        removed, last = self.run(self.store.prune(b"", count))
+        while last:
+            more, last = self.run(self.store.prune(last, count))
             removed += more
         return removed
 
@@ -236,7 +237,7 @@ def test_any_order_duplicates_replays_and_splits__end_in_the_oracles_state(
         oracle.assert_equal_to_redis(state, bench.client)
         contents = bench.contents()
         assert contents == in_order
-        assert {member for member, _ in contents.get(b"stream_cache:index", ())} == bench.client.smembers("devices")
+        assert {device_id.encode() for device_id in bench.all_ids()} == bench.client.smembers("devices")
         assert set(bench.client.scan_iter("stream_cache:tombstone:*")) == {
             f"stream_cache:tombstone:{device_id}".encode() for device_id in state.tombstones
         }
@@ -641,10 +642,43 @@ def test_list__of_nothing_is_empty(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 9, 10, 11, 1000])
-def test_list__shows_every_id_once_in_order(bench: Bench, limit: int) -> None:
+def test_list__shows_every_id_once_in_an_order_that_stays(bench: Bench, limit: int) -> None:
     bench.put([record_of(f"d{number}", offset=number) for number in range(10)])
-    assert bench.all_ids(limit) == sorted(f"d{number}" for number in range(10))
+    assert sorted(bench.all_ids(limit)) == sorted(f"d{number}" for number in range(10))
+    assert bench.all_ids(limit) == bench.all_ids()
     assert bench.run(bench.store.list_devices(limit, None)).total_count == 10
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_list__tells_ids_of_equal_hashes_apart(bench: Bench, limit: int) -> None:
+    """The index sorts by the first 32 bits of SHA-1."""
+    twins = ["d15182", "d78777"]
+    assert len({hashlib.sha1(twin.encode(), usedforsecurity=False).digest()[:4] for twin in twins}) == 1
+    bench.put([record_of(device_id, offset=number) for number, device_id in enumerate([*twins, "other"])])
+    assert sorted(bench.all_ids(limit)) == [*twins, "other"]
+    assert bench.all_ids(limit) == bench.all_ids()
+
+
+def test_list__shows_every_id_once_though_somebody_chose_ids_of_like_hashes(bench: Bench) -> None:
+    """They all fall into one bucket of the index, which is moved in slices then."""
+    names = (f"x{number}" for number in itertools.count())
+    chosen = (name for name in names if hashlib.sha1(name.encode(), usedforsecurity=False).digest()[0] == 0x7F)
+    alike = list(itertools.islice(chosen, 1_200))
+    few = [f"d{number}" for number in range(500)]
+    bench.put([record_of(device_id, offset=number) for number, device_id in enumerate(alike)])
+    bench.put([record_of(device_id, offset=number) for number, device_id in enumerate(few)])
+    assert sorted(bench.all_ids(700)) == sorted(alike + few)
+    bench.put([tombstone_record(device_id, offset=10_000) for device_id in alike])
+    assert sorted(bench.all_ids()) == sorted(few)
+
+
+def test_index__keeps_to_itself_nothing_of_devices_that_are_gone(bench: Bench) -> None:
+    count = 3_000
+    bench.put([record_of(f"d{number}", offset=number) for number in range(count)])
+    assert sorted(bench.all_ids()) == sorted(f"d{number}" for number in range(count))
+    bench.put([tombstone_record(f"d{number}", offset=count + number) for number in range(count)])
+    assert bench.all_ids() == []
+    assert set(bench.client.scan_iter("stream_cache:ids*")) == set()
 
 
 def test_list__shows_ids_that_stay_exactly_once_while_others_come_and_go(bench: Bench) -> None:
@@ -675,7 +709,7 @@ def test_list__shows_ids_that_stay_exactly_once_while_others_come_and_go(bench: 
                 make = tombstone_record if number in present else record_of
                 bench.put([make(f"d{number}", offset=next(offsets))])
                 present ^= {number}
-        assert sorted(set(seen)) == seen
+        assert len(set(seen)) == len(seen)
         assert {f"d{number}" for number in staying} <= set(seen)
 
     check()
