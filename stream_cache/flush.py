@@ -48,6 +48,8 @@ class _Taken(msgspec.Struct):
 class Flusher(mode.Service):
     """Flushes the window at its end; at once when the worker has caught up, or a rebalance or a shutdown begins.
 
+    `trouble` says why the sink refuses at the moment, None when it doesn't: readiness shows it.
+
     Args:
         interval_s: the window's size, so the longest that a reading waits while Redis answers.
         max_unacked: records taken but not acked, beyond which `wait_for_room` waits: bounds the memory while Redis
@@ -73,6 +75,7 @@ class Flusher(mode.Service):
         self._unacked_count = 0
         self._taken_count = 0
         self._is_putting = False
+        self.trouble: str | None = None
         self._has_taken = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._has_acked = asyncio.Event()
@@ -170,6 +173,7 @@ class Flusher(mode.Service):
                 result = await self._sink.put_latest(readings, tombstones)
             except StoreUnavailable as error:
                 self._metrics.flush_failed()
+                self.trouble = str(error)
                 wait_s = min(_RETRY_LONGEST_S, _RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 attempt += 1
                 self.log.warning("flush of %d devices failed, trying again in %.1f s: %s", len(readings), wait_s, error)
@@ -178,6 +182,7 @@ class Flusher(mode.Service):
                     raise asyncio.CancelledError from None
             else:
                 self._metrics.flushed(time.monotonic() - began, result)
+                self.trouble = None
                 if attempt:
                     self.log.info("flush of %d devices succeeded at attempt %d", len(readings), attempt + 1)
                 return result.refused

@@ -69,6 +69,7 @@ class Health(mode.Service):
         return {
             "kafka": self._membership.state,
             "redis": redis,
+            "flush": self._flusher.trouble or "ok",
             "error_topic": self._dead_letters.trouble or "ok",
             "state": self._state_guard.finding,
         }

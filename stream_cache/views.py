@@ -24,6 +24,8 @@ metrics = Blueprint("metrics")
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 100, 1000
 _NOT_READY = HTTPStatus.SERVICE_UNAVAILABLE
+#: Checks that don't make a worker unready: what it answers is what Redis holds, as any other worker's answer.
+_TOLD_ONLY = {"flush", "state"}
 
 
 class _Parts(Protocol):
@@ -105,8 +107,7 @@ class Ready(_View):
     async def get(self, request: web.Request) -> web.Response:  # noqa: ARG002 - the signature is Faust's
         """Answer 200, or 503; the body says which check fails."""
         checks = await self.app.health.readiness()
-        # A state that was lost is told here; it doesn't make the worker unready: what it answers is right.
-        is_ready = all(found == "ok" for check, found in checks.items() if check != "state")
+        is_ready = all(found == "ok" for check, found in checks.items() if check not in _TOLD_ONLY)
         return json_response(
             {"status": "ready" if is_ready else "not_ready", "checks": checks},
             HTTPStatus.OK if is_ready else _NOT_READY,

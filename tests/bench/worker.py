@@ -12,7 +12,7 @@ from redis import Redis
 from tests import harness
 from tests.bench.endpoints import Endpoints, topic_names
 from tests.bench.state import is_final
-from tests.harness import RedisDatabase, TopicNames
+from tests.harness import FAUST_WORKER, RedisDatabase, TopicNames
 from tests.services import ChildExitedError
 from tests.waiting import wait_until
 
@@ -29,14 +29,24 @@ class Moment(NamedTuple):
 class Worker(harness.Worker):
     """`faust -A stream_cache.app worker -l info`, with default settings but for where Kafka and Redis are."""
 
-    def __init__(self, directory: Path, topics: TopicNames, database: RedisDatabase) -> None:
-        super().__init__(directory, {**topics.env(), **database.env()})
+    def __init__(
+        self, directory: Path, topics: TopicNames, database: RedisDatabase, *, app: str = "stream_cache.app"
+    ) -> None:
+        self._holds_file = directory / "holds.txt"
+        env = {**topics.env(), **database.env(), "HOLDS_FILE": str(self._holds_file)}
+        super().__init__(directory, env, command=[app if part == "stream_cache.app" else part for part in FAUST_WORKER])
 
     @classmethod
-    def on(cls, endpoints: Endpoints, topic: str, group: str | None = None) -> "Worker":
+    def on(cls, endpoints: Endpoints, topic: str, group: str | None = None, *, is_probed: bool = False) -> "Worker":
         """Make a worker of a group, by default of a new one, on the services of a measurement."""
         names = topic_names(endpoints.bootstrap_servers, topic, group or endpoints.new_name("group"))
-        return cls(endpoints.new_directory("worker"), names, RedisDatabase.of_url(endpoints.redis_url))
+        app = "tests.bench.probed_app" if is_probed else "stream_cache.app"
+        return cls(endpoints.new_directory("worker"), names, RedisDatabase.of_url(endpoints.redis_url), app=app)
+
+    def holds_ms(self, begin_s: float, end_s: float) -> list[float]:
+        """Return for how long the event loop was held each time, between two times; of a worker that is probed."""
+        lines = (line.split() for line in self._holds_file.read_text().splitlines())
+        return [float(length_ms) for at_s, length_ms in lines if begin_s < float(at_s) < end_s]
 
     def counter(self, name: str) -> float:
         """Sum a metric over its labels; 0 while the worker doesn't answer yet."""

@@ -116,6 +116,9 @@ def test_full__goes_on_when_there_is_memory_again(redis_scene: Scene, own_redis:
         operator.config_set("maxmemory-policy", "noeviction")
         operator.config_set("maxmemory", "1mb")
         redis_scene.wait_logged("OutOfMemoryError")
+        worker = redis_scene.workers[0]
+        assert "OutOfMemory" in wait_not_ok(worker, "flush")
+        assert worker.what_lacks() == "", "lookups are answered, so it stays ready"
         time.sleep(3)
         redis_scene.look()
         operator.config_set("maxmemory", "0")
@@ -178,7 +181,7 @@ def test_wrong_password__is_said_and_never_shown(redis_scene: Scene, own_redis: 
 
 
 def test_wrong_type_at_one_device__is_told_and_the_others_go_on(redis_scene: Scene, own_redis: RedisServer) -> None:
-    """All devices of a window go into one script call here, so the others are its neighbours."""
+    """The devices of a window go into one script call here, or two, so the others are its neighbours."""
     scene = redis_scene
     drafts = list(itertools.islice(scene.drafts(1, devices=50), 5_000))
     stranger = json.loads(drafts[0].value or b"")["device_id"]
