@@ -33,7 +33,7 @@ from stream_cache.settings import Settings
 from stream_cache.state import StateGuard
 from stream_cache.store import Store
 from stream_cache.web import WebServer
-from stream_cache.window import Window
+from stream_cache.window import Latest, Window
 
 
 class StreamCache(faust.App):
@@ -90,18 +90,21 @@ class StreamCache(faust.App):
         async for event in cast("faust.Stream[Chunk]", stream).noack().events():
             await self.flusher.wait_for_room()
             chunk: Chunk = event.value
-            decoded, chunk.content = chunk.content, None  # the event lives on until it is committed
-            told = self._take_in(decoded, event.message.partition) if decoded else None
+            content, chunk.content = chunk.content, None  # the event lives on until it is committed
+            told = self._take_in(*content, event.message.partition) if content else None
             self.flusher.take(event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up)
 
-    def _take_in(self, decoded: DecodedChunk, partition: int) -> asyncio.Future[None] | None:
+    def _take_in(self, decoded: DecodedChunk, latest: Latest, partition: int) -> asyncio.Future[None] | None:
         self.metrics.decoded(decoded)
-        if decoded.readings or decoded.tombstones:
-            self.window.add(partition, decoded.readings, decoded.tombstones)
+        if latest.readings or latest.tombstones:
+            self.window.add(partition, latest.readings.values(), latest.tombstones.values())
         return self.dead_letters.tell(decoded.bad) if decoded.bad else None
 
-    def _decode(self, records: Sequence[SourceRecord]) -> DecodedChunk:
-        return decode_chunk(records, self.settings.max_clock_skew_s)
+    def _decode(self, records: Sequence[SourceRecord]) -> tuple[DecodedChunk, Latest]:
+        """Decode a chunk, and find its latest of each device: in the consumer's thread, so that the loop is held less."""
+        decoded, latest = decode_chunk(records, self.settings.max_clock_skew_s), Latest({}, {})
+        latest.merge(decoded.readings, decoded.tombstones)
+        return decoded, latest
 
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)

@@ -40,6 +40,14 @@ class Latest(msgspec.Struct):
                 if other is None or reading.event_time > other.event_time or reading.is_newer_than(other):
                     held[reading.device_id] = reading
 
+    def take_over(self, other: Latest) -> None:
+        """Take in the latest of another partition. Usually they have no device in common, as keys decide: at once."""
+        for held, arrived in ((self.readings, other.readings), (self.tombstones, other.tombstones)):
+            if held.keys().isdisjoint(arrived):
+                held.update(arrived)
+            else:
+                self.merge(other.readings.values(), other.tombstones.values())
+
 
 class Window:
     """What has been taken from Kafka and not yet been handed to a flush."""
@@ -66,10 +74,7 @@ class Window:
         taken = Latest({}, {})
         for key, latest in list(self._entries.items()):
             del self._entries[key]
-            if taken.readings or taken.tombstones:
-                taken.merge(latest.readings.values(), latest.tombstones.values())
-            else:
-                taken = latest
+            taken.take_over(latest)
         return taken
 
     def device_count(self) -> int:
