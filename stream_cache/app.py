@@ -91,17 +91,18 @@ class StreamCache(faust.App):
             await self.flusher.wait_for_room()
             chunk: Chunk = event.value
             content, chunk.content = chunk.content, None  # the event lives on until it is committed
-            told = self._take_in(*content, event.message.partition) if content else None
+            told = self._take_in(content, event.message.partition) if content else None
             self.flusher.take(event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up)
 
-    def _take_in(self, decoded: DecodedChunk, latest: Latest, partition: int) -> asyncio.Future[None] | None:
+    def _take_in(self, content: tuple[DecodedChunk, Latest], partition: int) -> asyncio.Future[None] | None:
+        decoded, latest = content
         self.metrics.decoded(decoded)
         if latest.readings or latest.tombstones:
             self.window.add(partition, latest.readings.values(), latest.tombstones.values())
         return self.dead_letters.tell(decoded.bad) if decoded.bad else None
 
     def _decode(self, records: Sequence[SourceRecord]) -> tuple[DecodedChunk, Latest]:
-        """Decode a chunk, and find its latest of each device: in the consumer's thread, so that the loop is held less."""
+        """Decode a chunk and find its latest of each device; in the consumer's thread, to hold the event loop less."""
         decoded, latest = decode_chunk(records, self.settings.max_clock_skew_s), Latest({}, {})
         latest.merge(decoded.readings, decoded.tombstones)
         return decoded, latest

@@ -18,7 +18,15 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import msgspec
 
 from stream_cache.errors import BadRecord
-from stream_cache.models import Metadata, Reading, SourceRecord, ValidatedOutput, is_unicode, json_text
+from stream_cache.models import (
+    Metadata,
+    Reading,
+    SourceRecord,
+    ValidatedOutput,
+    is_unicode,
+    json_text,
+    refuse_constant,
+)
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - event times are naive UTC throughout: comparing those is cheapest
 _YEARS = range(1970, 9999)
@@ -186,7 +194,7 @@ def _kept(value: Any) -> Any:
 def _parse_object(value: bytes) -> dict[str, Any]:
     try:
         body = json.loads(
-            value.decode(), parse_constant=_refuse_constant, parse_float=_parse_float, parse_int=_parse_int
+            value.decode(), parse_constant=refuse_constant, parse_float=_parse_float, parse_int=_parse_int
         )
     except UnicodeDecodeError as error:
         raise BadRecord("not_json", f"value: not UTF-8, so no JSON: {error.reason} at byte {error.start}") from None
@@ -198,10 +206,6 @@ def _parse_object(value: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRecord("not_an_object", f"value: must be a JSON object, is {_JSON_TYPES[type(body)]}")
     return body
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _parse_float(digits: str) -> float | msgspec.Raw:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, NoReturn, Optional, Protocol
 
 import faust
 import msgspec
@@ -65,6 +65,24 @@ def json_text(value: Any) -> str:
         return msgspec.json.encode(value).decode()
     # Half of a surrogate pair has no UTF-8; JSON can still say it, escaped.
     return text if is_unicode(text) else json.dumps(value)
+
+
+def is_json(text: bytes) -> bool:
+    """Tell whether a text is JSON."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        # msgspec takes no half of a surrogate pair, which JSON may hold, escaped.
+        try:
+            json.loads(text.decode(), parse_constant=refuse_constant)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Be the `parse_constant` of `json.loads`, which would take NaN and Infinity. Raises: ValueError."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def is_unicode(text: str) -> bool:

@@ -22,7 +22,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from stream_cache.errors import BadRecord, StoreUnavailable
-from stream_cache.models import Metadata, PutResult, Reading, format_time, json_text
+from stream_cache.models import Metadata, PutResult, Reading, format_time, is_json, json_text
 from stream_cache.settings import Settings
 
 _DEVICES, _PRUNE_LEASE = "devices", "stream_cache:prune_lease"
@@ -40,6 +40,8 @@ _PIPELINES_AT_ONCE = 2
 _MARKER_TTL_WITHOUT_TTL_MS = 86_400_000
 _LARGEST_DEADLINE_MS = 2**53 - 1  # what a number in Lua holds exactly
 _LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
+#: How long a lookup waits at most for a round trip on its way, to share the next one with those that come meanwhile.
+_SHARING_S = 0.002
 
 #: Readings and tombstones of one script call.
 _Page = tuple[Sequence[Reading], Sequence[Reading]]
@@ -75,7 +77,7 @@ class Store:
     ) -> None:
         self._writer, self._reader, self._ttl_ms, self._timeout_s = writer, reader, ttl_s * 1000, timeout_s
         self._durability = durability
-        self._asked: dict[str, asyncio.Future[Device | None]] = {}
+        self._asked: list[tuple[str, asyncio.Future[Device | None]]] = []
         self._lookups: set[asyncio.Task[None]] = set()
         self._put_latest = _Script("index.lua", "put_latest.lua")
         self._get_many = _Script("get_many.lua")
@@ -157,27 +159,37 @@ class Store:
 
     async def get(self, device_id: str) -> Device | None:
         """Look one device up; those that arrive together share a round trip. Raises: StoreUnavailable within 2.5 s."""
+        loop = asyncio.get_running_loop()
         if not self._asked:
-            asyncio.get_running_loop().call_soon(self._start_lookup)
-        answer = self._asked.get(device_id)
-        if answer is None:
-            answer = self._asked[device_id] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(answer)  # whoever hangs up doesn't take the answer from the others
+            # Sooner where the round trip that is on its way ends before: `_end_lookup`.
+            loop.call_later(_SHARING_S if self._lookups else 0, self._start_lookup)
+        answer: asyncio.Future[Device | None] = loop.create_future()
+        self._asked.append((device_id, answer))
+        return await answer
 
     def _start_lookup(self) -> None:
-        asked, self._asked = self._asked, {}
-        lookup = asyncio.create_task(self._answer(asked))
-        self._lookups.add(lookup)
-        lookup.add_done_callback(self._lookups.discard)
+        if self._asked:
+            asked, self._asked = self._asked, []
+            lookup = asyncio.create_task(self._answer(asked))
+            self._lookups.add(lookup)
+            lookup.add_done_callback(self._end_lookup)
 
-    async def _answer(self, asked: Mapping[str, asyncio.Future[Device | None]]) -> None:
+    def _end_lookup(self, lookup: asyncio.Task[None]) -> None:
+        self._lookups.discard(lookup)
+        self._start_lookup()
+
+    async def _answer(self, asked: Sequence[tuple[str, asyncio.Future[Device | None]]]) -> None:
+        found: Sequence[Device | Exception | None]
         try:
-            found = await self.get_many(list(asked))
+            found = await self.get_many([device_id for device_id, _ in asked])
         except Exception as error:  # noqa: BLE001 - it is raised again, in each of the lookups that wait
-            for answer in asked.values():
-                answer.set_exception(error)
-        else:
-            for answer, device in zip(asked.values(), found, strict=True):
+            found = [error] * len(asked)
+        for (_, answer), device in zip(asked, found, strict=True):
+            if answer.done():  # whoever asked has hung up
+                continue
+            if isinstance(device, Exception):
+                answer.set_exception(device)
+            else:
                 answer.set_result(device)
 
     async def get_many(self, device_ids: Sequence[str]) -> list[Device | None]:
@@ -364,10 +376,10 @@ def _texts(metadata: Metadata) -> tuple[str | None, ...]:
 def _text(name: str, value: Any, odd: list[str]) -> str | None:
     if value is None:
         return None
-    is_json = not isinstance(value, str)
-    if is_json != (name in _USUALLY_JSON):
+    is_text = isinstance(value, str)
+    if is_text == (name in _USUALLY_JSON):
         odd.append(name)
-    if not is_json:
+    if is_text:
         return str(value)
     if isinstance(value, msgspec.Raw):
         return bytes(value).decode()
@@ -403,28 +415,20 @@ def _device(device_id: str, fields: Sequence[bytes | None]) -> Device:
     return Device(
         device_id,
         {
-            name: _value(value, is_json=(name in _USUALLY_JSON) != (name in odd_names))
+            name: _value(value, may_be_json=(name in _USUALLY_JSON) != (name in odd_names))
             for name, value in zip(_FIELDS, values, strict=True)
         },
         (last_updated or b"").decode(errors="replace"),
     )
 
 
-def _value(text: bytes | None, *, is_json: bool) -> msgspec.Raw | str | None:
+def _value(text: bytes | None, *, may_be_json: bool) -> msgspec.Raw | str | None:
     if text is None:
         return None
-    if is_json and (text in _COMMON_JSON or _is_json(text)):
+    # Whether it is what we wrote is looked at: somebody else may have written into the hash.
+    if may_be_json and (text in _COMMON_JSON or is_json(text)):
         return msgspec.Raw(text)
     return text.decode(errors="replace")
-
-
-def _is_json(text: bytes) -> bool:
-    """Tell whether a text may be answered as JSON: somebody else may have written into the hash."""
-    try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 def _decode_cursor(cursor: str) -> bytes:

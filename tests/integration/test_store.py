@@ -311,6 +311,15 @@ def test_json_value__comes_back_as_it_is(bench: Bench, value: Any) -> None:
     assert json.dumps([found[name] for name in oracle.KEPT_OF_METADATA]) == json.dumps([value] * 4)
 
 
+@pytest.mark.parametrize("text", ['"\\ud800"', '["m", "\\udfff"]', '{"a": "\\ud800x"}'])
+def test_half_of_a_surrogate_pair__comes_back_as_it_was(bench: Bench, text: str) -> None:
+    """JSON can say it, escaped; UTF-8 can't."""
+    bench.put([record_of("d", offset=1, metadata=f'{{"datatype_id": {text}}}')])
+    found = bench.get("d")
+    assert found is not None
+    assert found["datatype_id"] == json.loads(text)
+
+
 def test_kind_of_a_field__may_change_from_reading_to_reading(bench: Bench) -> None:
     for offset, value in enumerate(["[1]", [1], None, "true", True, "x"]):
         metadata = dict.fromkeys(oracle.KEPT_OF_METADATA, value)
