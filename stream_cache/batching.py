@@ -93,7 +93,8 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     consumer: ChunkConsumer
     #: Where the chunks handed over so far end. Read and written in this thread only.
     _handed_over: dict[TP, int]
-    _has_been_member = False
+    #: Of the last assignment; empty before the first.
+    _member_id = ""
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -106,10 +107,10 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         """Let go, and look before joining again whether the static id is still ours to join with."""
         await super().on_partitions_revoked(revoked)
         coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - nothing public tells
-        # The broker knows us no longer, though it did: our session has expired, or another has taken our static id.
-        is_expelled = self._has_been_member and not coordinator.member_id
+        # aiokafka has thrown away the member id that we had: the broker doesn't know it any more, or its generation.
+        has_lost_id = self._member_id and not coordinator.member_id
         instance_id = coordinator._group_instance_id  # noqa: SLF001 - see above
-        if is_expelled and instance_id is not None and await self._is_taken(instance_id):
+        if has_lost_id and instance_id is not None and await self._is_taken(instance_id):
             coordinator._group_instance_id = None  # noqa: SLF001 - it can't be set otherwise
             self.log.error(
                 "another worker has taken KAFKA_GROUP_INSTANCE_ID %r; going on without a static id: "
@@ -118,7 +119,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             )
 
     async def _is_taken(self, instance_id: str) -> bool:
-        """Ask the broker whether the group has a member of this static id. False when it doesn't answer."""
+        """Ask the broker whether the group has another member of this static id. False when it doesn't answer."""
         coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - as above
         try:
             response = await coordinator._send_req(DescribeGroupsRequest([coordinator.group_id]))  # noqa: SLF001 - as above
@@ -126,13 +127,13 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.log.warning("whether the static id %r is taken can't be told: %s", instance_id, error)
             return False
         # aiokafka asks in a version that leaves static ids out, but the broker makes member ids of them: "id-UUID".
-        member_ids = [member[0] for group in response.groups for member in group[5]]
-        return any(re.fullmatch(rf"{re.escape(instance_id)}-[0-9a-f-]{{36}}", member_id) for member_id in member_ids)
+        others = {member[0] for group in response.groups for member in group[5]} - {self._member_id}
+        return any(re.fullmatch(rf"{re.escape(instance_id)}-[0-9a-f-]{{36}}", member_id) for member_id in others)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Begin anew."""
         self._handed_over = {}
-        self._has_been_member = True
+        self._member_id = self._ensure_consumer()._coordinator.member_id  # noqa: SLF001 - as above
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:

@@ -76,6 +76,10 @@ def decode_chunk(records: Sequence[SourceRecord], max_clock_skew_s: float) -> De
         except BadRecord as bad:
             chunk.bad.append((record, bad))
             continue
+        except Exception as error:  # noqa: BLE001 - told in full; raised, it would stop the partition for ever
+            fault = f"value: the service failed to judge it, which is a fault of the service: {error!r:.300}"
+            chunk.bad.append((record, BadRecord("internal_error", fault)))
+            continue
         if wire.metadata is None:
             chunk.without_metadata_count += 1
         else:

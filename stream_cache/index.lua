@@ -2,9 +2,9 @@
 -- Stands before each script that needs it.
 --
 -- The order is that of a 32-bit hash of the id, then of the id. The ids stand in buckets, each for a range of hashes:
--- sorted sets so small that Redis packs them, which takes 30 bytes an id where one large sorted set takes 125. There is
--- a bucket for every IDS_PER_BUCKET ids, one more or less at a time (linear hashing, Litwin 1980): of N buckets with
--- 2^L <= N, the first N - 2^L of 2^L equal ranges are halved.
+-- sorted sets so small that Redis packs them (of ids up to 64 bytes), which takes 30 bytes an id where one large sorted
+-- set takes 125. There is a bucket for every IDS_PER_BUCKET ids, one more or less at a time (linear hashing, Litwin
+-- 1980): of N buckets with 2^L <= N, the first N - 2^L of 2^L equal ranges are halved.
 
 local DEVICES, BUCKET, BUCKET_COUNT = 'devices', 'stream_cache:ids:', 'stream_cache:ids'
 local HASHES = 2 ^ 32
@@ -112,7 +112,8 @@ end
 local function page_after(id, limit)
   local bucket_of, hash = bucket_finder(bucket_count()), id ~= '' and hash_of(id) or 0
   local start, width = bucket_of(hash)
-  local found = redis.call('ZRANGEBYSCORE', BUCKET .. start, hash, '+inf')
+  local equal_count = redis.call('ZCOUNT', BUCKET .. start, hash, hash)
+  local found = redis.call('ZRANGEBYSCORE', BUCKET .. start, hash, '+inf', 'LIMIT', 0, limit + equal_count)
   local next = 1
   while found[next] and hash_of(found[next]) == hash and not is_before(id, found[next]) do next = next + 1 end
   local page = {}
@@ -120,6 +121,6 @@ local function page_after(id, limit)
     for i = next, math.min(#found, next + limit - #page - 1) do page[#page + 1] = found[i] end
     if #page == limit or start + width == HASHES then return page end
     start, width = bucket_of(start + width)
-    found, next = redis.call('ZRANGEBYSCORE', BUCKET .. start, '-inf', '+inf'), 1
+    found, next = redis.call('ZRANGEBYSCORE', BUCKET .. start, '-inf', '+inf', 'LIMIT', 0, limit - #page), 1
   end
 end

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn, Optional, Protocol
 
@@ -59,24 +60,41 @@ def json_text(value: Any) -> str:
 
     Raises: RecursionError for a value that is nested too deeply.
     """
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except TypeError:  # a number that no float holds, kept as a Raw somewhere inside
-        return msgspec.json.encode(value).decode()
+    text = _dump(value, ensure_ascii=False)
     # Half of a surrogate pair has no UTF-8; JSON can still say it, escaped.
-    return text if is_unicode(text) else json.dumps(value)
+    return text if is_unicode(text) else _dump(value, ensure_ascii=True)
+
+
+def _dump(value: Any, *, ensure_ascii: bool) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=ensure_ascii)
+    except TypeError:  # a number that no float holds, kept as a Raw somewhere inside
+        return _dump_with_raws(value, ensure_ascii=ensure_ascii)
+
+
+def _dump_with_raws(value: Any, *, ensure_ascii: bool) -> str:
+    def dump(inner: Any) -> str:
+        if isinstance(inner, msgspec.Raw):
+            return bytes(inner).decode()
+        if isinstance(inner, list):
+            return f"[{', '.join(map(dump, inner))}]"
+        if isinstance(inner, dict):
+            return f"{{{', '.join(f'{dump(key)}: {dump(held)}' for key, held in inner.items())}}}"
+        return json.dumps(inner, ensure_ascii=ensure_ascii)
+
+    return dump(value)
 
 
 def is_json(text: bytes) -> bool:
-    """Tell whether a text is JSON."""
+    """Tell whether a text is JSON that can be read here: one that is nested too deeply is not."""
     try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+        with suppress(msgspec.DecodeError):
+            msgspec.json.decode(text, type=msgspec.Raw)
+            return True
         # msgspec takes no half of a surrogate pair, which JSON may hold, escaped.
-        try:
-            json.loads(text.decode(), parse_constant=refuse_constant)
-        except (ValueError, RecursionError):
-            return False
+        json.loads(text.decode(), parse_constant=refuse_constant, parse_int=str)
+    except (ValueError, RecursionError):
+        return False
     return True
 
 

@@ -27,8 +27,8 @@ local function is_newer_than_marker(id, time, at)
   return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
 end
 
--- A type that is not ours at these keys must fail the call before its first write: afterwards, a repeated call would
--- find the hashes written and never complete the index.
+-- A type that is not ours at `devices`, or at the index's count, must fail the call before its first write: afterwards,
+-- a repeated call would find the hashes written and never complete the index.
 redis.call('SCARD', DEVICES)
 bucket_count()
 

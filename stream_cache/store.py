@@ -19,7 +19,7 @@ import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.models import Metadata, PutResult, Reading, format_time, is_json, json_text
@@ -158,7 +158,7 @@ class Store:
         return PutResult(written, stale, expired, refused)
 
     async def get(self, device_id: str) -> Device | None:
-        """Look one device up; those that arrive together share a round trip. Raises: StoreUnavailable within 2.5 s."""
+        """Look one device up; those that arrive together share a round trip. Raises: StoreUnavailable after 2.5 s."""
         loop = asyncio.get_running_loop()
         if not self._asked:
             # Sooner where the round trip that is on its way ends before: `_end_lookup`.
@@ -264,12 +264,13 @@ class Store:
             is_durable = replica_count >= 1
         else:
             pipeline.execute_command("WAITAOF", 1, 0, wait_ms)
-            try:
-                _, (local_count, _) = await pipeline.execute()
-            except ResponseError as error:
+            barrier, counts = await pipeline.execute(raise_on_error=False)
+            if isinstance(barrier, Exception):
+                raise barrier
+            if isinstance(counts, Exception):
                 needs = "REDIS_DURABILITY=aof needs Redis 7.2 or later with appendonly yes"
-                raise StoreUnavailable(f"Redis: {needs}; it says: {error}") from error
-            is_durable = local_count >= 1
+                raise StoreUnavailable(f"Redis: {needs}; it says: {counts}") from counts
+            is_durable = counts[0] >= 1
         if not is_durable:
             where = "at a replica" if self._durability == "replica" else "in the append-only file"
             raise StoreUnavailable(f"Redis: what was written is not yet {where} (REDIS_DURABILITY)")
@@ -411,7 +412,7 @@ def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
 
 def _device(device_id: str, fields: Sequence[bytes | None]) -> Device:
     last_updated, *values, odd = fields
-    odd_names = set(odd.decode().split()) if odd else ()
+    odd_names = set(odd.decode(errors="replace").split()) if odd else ()
     return Device(
         device_id,
         {

@@ -30,6 +30,8 @@ _MAX_HEADER_BYTES, _MAX_HEADER_COUNT = 8192, 64
 #: How long a connection may be idle, take to send the head of a request, or leave an answer unread.
 _IDLE_TIMEOUT_S = 15.0
 _BODY_TIMEOUT_S = 10.0
+#: How long a refused request's body is still taken in, so that the client reads the answer.
+_LINGERING_S = 1.0
 #: What the last requests get, twice, once all else has stopped: a client that dribbles must not hold up the exit.
 _SHUTDOWN_TIMEOUT_S = 0.5
 _RETRY_AFTER_S = 1
@@ -75,6 +77,7 @@ class WebServer(driver.Web):
             max_headers=_MAX_HEADER_COUNT,
             auto_decompress=False,  # a few kB may stand for gigabytes
             shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+            lingering_time=_LINGERING_S,
         )
 
     @web.middleware
@@ -135,7 +138,7 @@ class _Connection(RequestHandler):
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request, or for the rest of a request's head."""
-        return self._waiter is not None and not self._force_close
+        return self._waiter is not None and not self._waiter.done() and not self._force_close
 
     @property
     def has_asked(self) -> bool:

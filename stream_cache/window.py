@@ -33,12 +33,8 @@ class Latest(msgspec.Struct):
 
     def merge(self, readings: Iterable[Reading], tombstones: Iterable[Reading]) -> None:
         """Take in more readings, in any order."""
-        for held, arrived in ((self.readings, readings), (self.tombstones, tombstones)):
-            for reading in arrived:
-                other = held.get(reading.device_id)
-                # The first comparison decides nearly always, and spares a call.
-                if other is None or reading.event_time > other.event_time or reading.is_newer_than(other):
-                    held[reading.device_id] = reading
+        _merge(self.readings, readings)
+        _merge(self.tombstones, tombstones)
 
     def take_over(self, other: Latest) -> None:
         """Take in the latest of another partition. Usually they have no device in common, as keys decide: at once."""
@@ -46,7 +42,15 @@ class Latest(msgspec.Struct):
             if held.keys().isdisjoint(arrived):
                 held.update(arrived)
             else:
-                self.merge(other.readings.values(), other.tombstones.values())
+                _merge(held, arrived.values())
+
+
+def _merge(held: dict[str, Reading], arrived: Iterable[Reading]) -> None:
+    for reading in arrived:
+        other = held.get(reading.device_id)
+        # The first comparison decides nearly always, and spares a call.
+        if other is None or reading.event_time > other.event_time or reading.is_newer_than(other):
+            held[reading.device_id] = reading
 
 
 class Window:

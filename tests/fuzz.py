@@ -70,6 +70,7 @@ def _check(value: bytes, neighbour: bytes) -> float:
     began = time.perf_counter()
     chunk = decode_chunk(records, 3600)
     seconds = time.perf_counter() - began
+    assert "internal_error" not in {bad.kind for _, bad in chunk.bad}, "the decoder has a fault"
     assert {0, 2} <= {reading.record.offset for reading in chunk.readings}, "a good neighbour was harmed"
     told = [record.offset for record, _ in chunk.bad]
     assert len(chunk.readings) + len(told) + chunk.without_metadata_count == len(records), "a record was dropped"

@@ -68,6 +68,18 @@ def test_two_workers_with_one_static_id__share_the_work_and_say_so(scene: Scene)
     assert rejoined <= MOST_REBALANCES, "the two fight for the id"
 
 
+def test_two_workers_with_one_static_id_at_once__nothing_is_lost(scene: Scene) -> None:
+    """Started in the same moment: whoever the broker fences while it joins goes on, or exits to be started again."""
+    workers = [scene.add_worker(KAFKA_GROUP_INSTANCE_ID="same") for _ in range(2)]
+    with scene.fed():
+        for worker in workers:
+            wait_ready_or_gone(worker)
+            assert worker.is_running or worker.exit_code == 1
+        assert any(worker.is_running for worker in workers)
+        scene.wait_committed(60_000)
+    scene.assert_nothing_lost()
+
+
 def test_static_id__comes_back_without_a_rebalance(scene: Scene) -> None:
     """What static membership is for: the one that returns in time takes up its partitions."""
     steady, mover = (

@@ -225,7 +225,7 @@ def test_each__is_found_by_its_path(held: Held) -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])
 def test_each__is_listed_exactly_once(held: Held, limit: int) -> None:
-    assert held.bench.listed(limit) == sorted(IDS, key=str.encode)
+    assert sorted(held.bench.listed(limit)) == sorted(IDS)
 
 
 def test_bad_record_of_such_an_id__is_told_and_says_why_in_one_line(held: Held) -> None:
@@ -257,7 +257,7 @@ def test_tombstone_of_such_an_id__forgets_only_its_device(kafka: Kafka, tmp_path
             state = oracle.fold(records, ttl_s=TTL_S)
             markers = [f"stream_cache:tombstone:{device_id}".encode() for device_id in state.tombstones]
             bench.assert_holds(state, others=markers)
-            assert bench.listed(1000) == sorted(state.devices, key=str.encode)
+            assert sorted(bench.listed(1000)) == sorted(state.devices)
             assert bench.bulk(IDS)["missing"] == [d for d in IDS if d not in state.devices]
         assert state.devices == set()
         bench.produce(readings_of_all)  # older than the tombstones

@@ -311,7 +311,10 @@ def test_json_value__comes_back_as_it_is(bench: Bench, value: Any) -> None:
     assert json.dumps([found[name] for name in oracle.KEPT_OF_METADATA]) == json.dumps([value] * 4)
 
 
-@pytest.mark.parametrize("text", ['"\\ud800"', '["m", "\\udfff"]', '{"a": "\\ud800x"}'])
+@pytest.mark.parametrize(
+    "text",
+    ['"\\ud800"', '["m", "\\udfff"]', '{"a": "\\ud800x"}', '["\\ud800", 1e999]', '{"\\ud800": [1e999, null]}'],
+)
 def test_half_of_a_surrogate_pair__comes_back_as_it_was(bench: Bench, text: str) -> None:
     """JSON can say it, escaped; UTF-8 can't."""
     bench.put([record_of("d", offset=1, metadata=f'{{"datatype_id": {text}}}')])

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import faust
 import msgspec
@@ -215,6 +215,7 @@ def test_any_bytes__never_raise_and_every_record_is_accounted_for(
     assert len({record.offset for record in told}) == len(told)
     for _, bad in chunk.bad:
         assert isinstance(bad, BadRecord)
+        assert bad.kind != "internal_error"
         assert bad.reason.encode(errors="strict")
         assert len(bad.reason) < 2000
 
@@ -239,6 +240,31 @@ def test_any_bytes__never_raise_and_every_record_is_accounted_for(
 def test_extreme_value__never_raises(value: bytes) -> None:
     chunk = decoded([record_of(value)])
     assert len(chunk.bad) + len(chunk.readings) + chunk.without_metadata_count == 1
+    assert "internal_error" not in {bad.kind for _, bad in chunk.bad}
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"9" * 5_000])
+@pytest.mark.parametrize("held", [b'["\\ud800", %s]', b'{"\\ud800": %s}', b'[[{"a": "x\\udfff"}], -%s]'])
+def test_number_that_no_float_holds_beside_half_of_a_pair__is_kept_as_it_is(held: bytes, number: bytes) -> None:
+    text = held % number
+    value = b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":[],"metadata":{"persist":%s}}' % text
+    (reading,) = decoded([record_of(value)]).readings
+    assert reading.metadata is not None
+    assert bytes(cast("msgspec.Raw", reading.metadata.persist)) == text
+
+
+def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has thought of: were it raised, every worker in turn would die of that record."""
+
+    def fail(_value: bytes) -> None:
+        raise RuntimeError("never thought of")
+
+    monkeypatch.setattr("stream_cache.decode._judge", fail)
+    good = next(iter(readings.good_samples()))
+    chunk = decoded([record_of(b"odd"), record_of(good)])
+    ((_, bad),) = chunk.bad
+    assert (bad.kind, "never thought of" in bad.reason) == ("internal_error", True)
+    assert len(chunk.readings) + chunk.without_metadata_count == 1
 
 
 # ------------------------------------------------------------------------------------------------------ neighbours
