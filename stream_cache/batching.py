@@ -106,10 +106,10 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let go, and look before joining again whether the static id is still ours to join with."""
         await super().on_partitions_revoked(revoked)
-        coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - nothing public tells
+        coordinator = self._coordinator
         # aiokafka has thrown away the member id that we had: the broker doesn't know it any more, or its generation.
         has_lost_id = self._member_id and not coordinator.member_id
-        instance_id = coordinator._group_instance_id  # noqa: SLF001 - see above
+        instance_id = coordinator._group_instance_id  # noqa: SLF001 - nothing public tells
         if has_lost_id and instance_id is not None and await self._is_taken(instance_id):
             coordinator._group_instance_id = None  # noqa: SLF001 - it can't be set otherwise
             self.log.error(
@@ -120,9 +120,9 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _is_taken(self, instance_id: str) -> bool:
         """Ask the broker whether the group has another member of this static id. False when it doesn't answer."""
-        coordinator = self._ensure_consumer()._coordinator  # noqa: SLF001 - as above
+        request = DescribeGroupsRequest([self._coordinator.group_id])
         try:
-            response = await coordinator._send_req(DescribeGroupsRequest([coordinator.group_id]))  # noqa: SLF001 - as above
+            response = await self._coordinator._send_req(request)  # noqa: SLF001 - goes to the broker that must know
         except KafkaError as error:
             self.log.warning("whether the static id %r is taken can't be told: %s", instance_id, error)
             return False
@@ -133,7 +133,7 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Begin anew."""
         self._handed_over = {}
-        self._member_id = self._ensure_consumer()._coordinator.member_id  # noqa: SLF001 - as above
+        self._member_id = self._coordinator.member_id
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *args: Any, **kwargs: Any) -> Any:
@@ -154,11 +154,15 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         return chunks
 
     @property
+    def _coordinator(self) -> Any:
+        return self._ensure_consumer()._coordinator  # noqa: SLF001 - nothing public tells of the membership
+
+    @property
     def is_coordinating(self) -> bool:
         """Whether the task that keeps up the membership runs, or has not begun."""
         if self._consumer is None or self._consumer._closed:  # noqa: SLF001 - nothing public tells
             return True
-        return not self._consumer._coordinator._coordination_task.done()  # noqa: SLF001 - as above
+        return not self._coordinator._coordination_task.done()  # noqa: SLF001 - nothing public tells
 
     async def is_group_at_beginning(self, topic: str) -> bool:
         """See `ChunkConsumer.is_group_at_beginning`."""

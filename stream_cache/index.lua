@@ -77,26 +77,26 @@ local function fit_bucket_count(count, most_steps)
   end
 end
 
--- Take in ids that the set doesn't hold.
-local function index_ids(ids)
+-- Call `change` with each id's bucket, its hash and itself, when the set of devices has changed by these ids.
+local function change_buckets(ids, change)
   local count = bucket_count()
   local bucket_of = bucket_finder(count)
-  redis.call('SADD', DEVICES, unpack(ids))
   for _, id in ipairs(ids) do
     local hash = hash_of(id)
-    redis.call('ZADD', BUCKET .. bucket_of(hash), hash, id)
+    local start = bucket_of(hash)
+    change(BUCKET .. start, hash, id)
   end
   fit_bucket_count(count, math.ceil(#ids / 4))
 end
 
+local function index_ids(ids)
+  redis.call('SADD', DEVICES, unpack(ids))
+  change_buckets(ids, function(bucket, hash, id) redis.call('ZADD', bucket, hash, id) end)
+end
+
 local function forget_ids(ids)
-  local count = bucket_count()
-  local bucket_of = bucket_finder(count)
   redis.call('SREM', DEVICES, unpack(ids))
-  for _, id in ipairs(ids) do
-    redis.call('ZREM', BUCKET .. bucket_of(hash_of(id)), id)
-  end
-  fit_bucket_count(count, math.ceil(#ids / 4))
+  change_buckets(ids, function(bucket, _, id) redis.call('ZREM', bucket, id) end)
 end
 
 -- Whether an id comes before another one of the same hash, as Redis sorts: Lua's own `<` follows the locale.

@@ -44,13 +44,20 @@ __all__ = [
     "create_topics",
     "delete_topics",
     "end_offsets",
+    "faust_worker",
     "lag",
     "produce",
     "wait_until",
     "wait_until_async",
 ]
 
-FAUST_WORKER = (sys.executable, "-m", "faust", "-A", "stream_cache.app", "worker", "-l", "info")
+
+def faust_worker(app: str) -> Sequence[str]:
+    """Return the command that starts a worker of this app, the service's or one made around it."""
+    return sys.executable, "-m", "faust", "-A", app, "worker", "-l", "info"
+
+
+FAUST_WORKER = faust_worker("stream_cache.app")
 # A worker inherits only these, so that a stray setting in a shell can't change a test.
 INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 REQUEST_TIMEOUT_S = 10.0

@@ -12,7 +12,7 @@ from redis import Redis
 from tests import harness
 from tests.bench.endpoints import Endpoints, topic_names
 from tests.bench.state import is_final
-from tests.harness import FAUST_WORKER, RedisDatabase, TopicNames
+from tests.harness import RedisDatabase, TopicNames, faust_worker
 from tests.services import ChildExitedError
 from tests.waiting import wait_until
 
@@ -34,7 +34,7 @@ class Worker(harness.Worker):
     ) -> None:
         self._holds_file = directory / "holds.txt"
         env = {**topics.env(), **database.env(), "HOLDS_FILE": str(self._holds_file)}
-        super().__init__(directory, env, command=[app if part == "stream_cache.app" else part for part in FAUST_WORKER])
+        super().__init__(directory, env, command=faust_worker(app))
 
     @classmethod
     def on(cls, endpoints: Endpoints, topic: str, group: str | None = None, *, is_probed: bool = False) -> "Worker":

@@ -1,17 +1,16 @@
 """A consumer that stalls in silence is noticed and restarted; one that waits for something is left alone."""
 
 import itertools
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.scene import Scene
-from tests.harness import Worker, wait_until
+from tests.harness import Worker, faust_worker, wait_until
 from tests.services import KafkaServer, RedisServer
 
-STALLING_WORKER = (sys.executable, "-m", "faust", "-A", "tests.faults.stalling_app", "worker", "-l", "info")
+STALLING_WORKER = faust_worker("tests.faults.stalling_app")
 STALL_TIMEOUT_S, STALL_EXIT_S = 4, 4
 WATCHED = {"STALL_TIMEOUT_S": str(STALL_TIMEOUT_S), "STALL_EXIT_S": str(STALL_EXIT_S)}
 #: Long enough for the watchdog to be wrong.

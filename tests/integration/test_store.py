@@ -661,11 +661,16 @@ def test_list__shows_every_id_once_in_an_order_that_stays(bench: Bench, limit: i
     assert bench.run(bench.store.list_devices(limit, None)).total_count == 10
 
 
+def sha1(device_id: str) -> bytes:
+    """Return what the index sorts by, its first 32 bits."""
+    return hashlib.sha1(device_id.encode(), usedforsecurity=False).digest()
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_list__tells_ids_of_equal_hashes_apart(bench: Bench, limit: int) -> None:
     """The index sorts by the first 32 bits of SHA-1."""
     twins = ["d15182", "d78777"]
-    assert len({hashlib.sha1(twin.encode(), usedforsecurity=False).digest()[:4] for twin in twins}) == 1
+    assert len({sha1(twin)[:4] for twin in twins}) == 1
     bench.put([record_of(device_id, offset=number) for number, device_id in enumerate([*twins, "other"])])
     assert sorted(bench.all_ids(limit)) == [*twins, "other"]
     assert bench.all_ids(limit) == bench.all_ids()
@@ -674,7 +679,7 @@ def test_list__tells_ids_of_equal_hashes_apart(bench: Bench, limit: int) -> None
 def test_list__shows_every_id_once_though_somebody_chose_ids_of_like_hashes(bench: Bench) -> None:
     """They all fall into one bucket of the index, which is moved in slices then."""
     names = (f"x{number}" for number in itertools.count())
-    chosen = (name for name in names if hashlib.sha1(name.encode(), usedforsecurity=False).digest()[0] == 0x7F)
+    chosen = (name for name in names if sha1(name)[0] == 0x7F)
     alike = list(itertools.islice(chosen, 1_200))
     few = [f"d{number}" for number in range(500)]
     bench.put([record_of(device_id, offset=number) for number, device_id in enumerate(alike)])
