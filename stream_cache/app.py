@@ -103,9 +103,8 @@ class StreamCache(faust.App):
 
     def _decode(self, records: Sequence[SourceRecord]) -> tuple[DecodedChunk, Latest]:
         """Decode a chunk and find its latest of each device; in the consumer's thread, to hold the event loop less."""
-        decoded, latest = decode_chunk(records, self.settings.max_clock_skew_s), Latest({}, {})
-        latest.merge(decoded.readings, decoded.tombstones)
-        return decoded, latest
+        latest = Latest({}, {})
+        return decode_chunk(records, self.settings.max_clock_skew_s, latest.keep), latest
 
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)

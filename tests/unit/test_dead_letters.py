@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from stream_cache import dead_letters
 from stream_cache.dead_letters import DeadLetters
-from stream_cache.decode import decode_chunk
 from stream_cache.errors import BadRecord
 from stream_cache.metrics import Metrics
 from stream_cache.models import SourceRecord
 from tests import readings, strategies
-from tests.fakes import NOW_MS, FakeRecord
+from tests.fakes import NOW_MS, FakeRecord, decode_all
 from tests.waiting import wait_until_async
 
 Headers = list[tuple[str, bytes]]
@@ -78,7 +77,7 @@ def dead_letters_to(topic: FakeTopic, original_max_bytes: int = 262_144, metrics
 
 def refused(value: bytes | None, key: bytes | None = b"d", *, offset: int = 7) -> tuple[SourceRecord, BadRecord]:
     """Decode a bad record."""
-    ((record, bad),) = decode_chunk([FakeRecord(2, offset, NOW_MS, key, value)], 3600).bad
+    ((record, bad),) = decode_all([FakeRecord(2, offset, NOW_MS, key, value)]).bad
     return record, bad
 
 

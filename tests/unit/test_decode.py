@@ -12,11 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream_cache import decode
-from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.errors import BadRecord
 from stream_cache.models import Metadata, Reading, ValidatedOutput
 from tests import oracle, readings, strategies
-from tests.fakes import FakeRecord, decoded, json_record, source_record
+from tests.fakes import Decoded, FakeRecord, decode_all, decoded, json_record, source_record
 
 MS = strategies.RECORD_MS
 FIELDS_OF_GOOD_SAMPLES = [json.loads(value) for value in readings.good_samples()]
@@ -60,7 +59,7 @@ def assert_agree(record: oracle.Record) -> None:
         assert tombstone.metadata is None
         return
     if verdict.metadata is None:
-        assert chunk == DecodedChunk([], [], [], 1)
+        assert chunk == Decoded([], [], [], 1)
         return
     (reading,) = chunk.readings
     assert (reading.device_id, event_us(reading)) == (verdict.device_id, verdict.event_us)
@@ -128,6 +127,13 @@ def test_generated_records__are_judged_as_the_oracle_judges_them() -> None:
 def test_event_time__is_read_as_the_oracle_reads_it(text: str) -> None:
     fields = {**FIELDS_OF_GOOD_SAMPLES[0], "timestamp": text}
     assert_agree(record_of(readings.utf8(json.dumps(fields)), timestamp_ms=253_000_000_000_000))
+
+
+@pytest.mark.parametrize("timestamp_ms", [0, MS, 2**63 - 1])
+@pytest.mark.parametrize("text", ["1969-12-31T23:59:59", "9999-01-01T00:00:00", "9998-12-31T23:59:59.999999"])
+def test_year__is_judged_whatever_the_kafka_timestamp(text: str, timestamp_ms: int) -> None:
+    fields = {**FIELDS_OF_GOOD_SAMPLES[0], "timestamp": text}
+    assert_agree(record_of(readings.utf8(json.dumps(fields)), timestamp_ms=timestamp_ms))
 
 
 # ------------------------------------------------------------------------------ the two halves, and the Faust Record
@@ -204,7 +210,7 @@ def test_fast_decoder__takes_the_usual_shapes(value: bytes) -> None:
 def test_any_bytes__never_raise_and_every_record_is_accounted_for(
     records: list[tuple[bytes | None, bytes | None, int]], max_clock_skew_s: float
 ) -> None:
-    chunk = decode_chunk(
+    chunk = decode_all(
         [FakeRecord(0, offset, timestamp, key, value) for offset, (value, key, timestamp) in enumerate(records)],
         max_clock_skew_s,
     )

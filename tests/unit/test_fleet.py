@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import pytest
 
-from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.demo.fleet import (
     BAD_SHARE,
     LATE_S,
@@ -17,6 +16,7 @@ from stream_cache.demo.fleet import (
     FleetRecord,
     Quality,
 )
+from tests.fakes import Decoded, decode_all
 
 NOW = datetime(2026, 11, 22, 10, 15, 30, 123456, tzinfo=UTC)
 DEVICE_COUNT = 300
@@ -40,9 +40,9 @@ def sent(fleet: Fleet, report_count: int = REPORT_COUNT) -> Iterator[tuple[datet
             yield now, record
 
 
-def decode(now: datetime, record: FleetRecord) -> DecodedChunk:
+def decode(now: datetime, record: FleetRecord) -> Decoded:
     received = Received(0, 0, int(now.timestamp() * 1000), record.key, record.value)
-    return decode_chunk([received], max_clock_skew_s=3600)
+    return decode_all([received])
 
 
 @pytest.fixture(scope="module")
