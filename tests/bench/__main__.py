@@ -49,7 +49,7 @@ def _footprint(endpoints: Endpoints, scale: Scale) -> list[Figure]:
 
 
 def _scaling(endpoints: Endpoints, scale: Scale) -> list[Figure]:
-    return scaling.measure(endpoints, 200_000 if scale.is_quick else 1_000_000)
+    return scaling.measure(endpoints, 200_000 if scale.is_quick else 1_000_000, scale.repeat)
 
 
 MEASUREMENTS: Final[dict[str, Measurement]] = {
@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=_one_of(names), default=["backlog", *MEASUREMENTS], help=", ".join(names))
     workloads = [workload.name for workload in backlog.FULL]
     parser.add_argument("--workload", choices=workloads, help="of the backlog; default: both")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds of the backlog and of the lookups")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of the backlog, the lookups and the scaling")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, the machine and the versions")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the backlog's chart")
     return parser.parse_args(arguments)

@@ -1,10 +1,11 @@
 """Scaling: the CPU time that a million readings cost a group of 1, 2 and 4 workers.
 
 The workers have joined before the first reading is produced, at full speed; the figure is the sum of their CPU times
-from then until all is in Redis.
+from then until all is in Redis: the median over some rounds, in each of which every size of the group has its turn.
 """
 
 import argparse
+import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
@@ -17,9 +18,10 @@ from tests.bench.workload import Workload, produce
 WORKERS: Final = (1, 2, 4)
 
 
-def measure(endpoints: Endpoints, readings: int, workers: Sequence[int] = WORKERS) -> list[Figure]:
-    """Measure each size of the group on the same readings."""
-    costs = [_cpu_s_per_million(endpoints, readings, count) for count in workers]
+def measure(endpoints: Endpoints, readings: int, repeat: int, workers: Sequence[int] = WORKERS) -> list[Figure]:
+    """Measure each size of the group on the same readings, `repeat` times."""
+    rounds = [[_cpu_s_per_million(endpoints, readings, count) for count in workers] for _ in range(repeat)]
+    costs = [statistics.median(of_one_size) for of_one_size in zip(*rounds, strict=True)]
     figures = [
         Figure(name=f"CPU per million readings, {count} worker(s)", value=cost, unit="s")
         for count, cost in zip(workers, costs, strict=True)
@@ -52,9 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readings", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument("--repeat", type=int, default=3, help="rounds")
     arguments = parser.parse_args()
     with running_services() as endpoints:
-        print_figures(measure(endpoints, arguments.readings, arguments.workers))
+        print_figures(measure(endpoints, arguments.readings, arguments.repeat, arguments.workers))
 
 
 if __name__ == "__main__":
