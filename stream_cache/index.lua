@@ -94,9 +94,12 @@ local function index_ids(ids)
   change_buckets(ids, function(bucket, hash, id) redis.call('ZADD', bucket, hash, id) end)
 end
 
+-- Returns: how many the set held
 local function forget_ids(ids)
-  redis.call('SREM', DEVICES, unpack(ids))
+  if #ids == 0 then return 0 end
+  local count = redis.call('SREM', DEVICES, unpack(ids))
   change_buckets(ids, function(bucket, _, id) redis.call('ZREM', bucket, id) end)
+  return count
 end
 
 -- Whether an id comes before another one of the same hash, as Redis sorts: Lua's own `<` follows the locale.

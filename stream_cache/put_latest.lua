@@ -27,17 +27,16 @@ local function is_newer_than_marker(id, time, at)
   return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
 end
 
--- A type that is not ours at `devices`, or at the index's count, must fail the call before its first write: afterwards,
--- a repeated call would find the hashes written and never complete the index.
+-- A type that is not ours at one of these must fail the call before its first write: afterwards, a repeated call would
+-- find the hashes written and never complete the index.
 redis.call('SCARD', DEVICES)
+redis.call('ZCARD', EXPIRING)
 bucket_count()
 
-local clock = redis.call('TIME')
-local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local batch = cmsgpack.unpack(ARGV[1])
 local written, stale, expired = 0, 0, 0
 local refused_readings, refused_tombstones = {}, {}
-local gone_ids, new_ids = {}, {}
+local gone_ids, new_ids, soon = {}, {}, {}
 
 for i, d in ipairs(batch[2]) do
   local id, time, at, deadline_ms, marker_deadline_ms = d[1], d[2], d[3], d[4], d[5]
@@ -97,6 +96,7 @@ for i, d in ipairs(batch[1]) do
     end
     if deadline_ms ~= 0 then
       redis.call('PEXPIREAT', key, deadline_ms)
+      if deadline_ms - now_ms < SOON_MS then soon[#soon + 1], soon[#soon + 2] = deadline_ms, id end
     elseif held then
       redis.call('PERSIST', key)
     end
@@ -105,6 +105,7 @@ for i, d in ipairs(batch[1]) do
   end
 end
 
-if #gone_ids > 0 then forget_ids(gone_ids) end
+forget_ids(gone_ids)
 if #new_ids > 0 then index_ids(new_ids) end
+note_expiring(soon)
 return { written, stale, expired, refused_readings, refused_tombstones }

@@ -59,7 +59,7 @@ class StateGuard(mode.Service):
         held = await self._store.get_state()
         if held == COMPLETE:
             return
-        if await self._membership.is_group_at_beginning() or (held is None and await self._store.has_devices()):
+        if await self._membership.is_group_at_beginning() or (held is None and await self._store.count_devices()):
             await self._store.set_state(COMPLETE)
         else:
             await self._check()

@@ -25,7 +25,7 @@ from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.models import Metadata, PutResult, Reading, format_time, is_json, json_text
 from stream_cache.settings import Settings
 
-_DEVICES, _PRUNE_LEASE = "devices", "stream_cache:prune_lease"
+_DEVICES, _PRUNE_LEASE, _WALKED = "devices", "stream_cache:prune_lease", "stream_cache:walked"
 _STATE, _BARRIER = "stream_cache:state", "stream_cache:barrier"
 _FIELDS = Metadata.__struct_fields__
 #: The kind of text each field usually holds; a hash names those that differ in its field `_json`.
@@ -79,10 +79,11 @@ class Store:
         self._durability = durability
         self._asked: list[tuple[str, asyncio.Future[Device | None]]] = []
         self._lookups: set[asyncio.Task[None]] = set()
-        self._put_latest = _Script("index.lua", "put_latest.lua")
+        self._put_latest = _Script("index.lua", "expiring.lua", "put_latest.lua")
         self._get_many = _Script("get_many.lua")
         self._list_devices = _Script("index.lua", "list_devices.lua")
-        self._prune = _Script("index.lua", "prune.lua")
+        self._prune = _Script("index.lua", "expiring.lua", "prune.lua")
+        self._prune_expired = _Script("index.lua", "expiring.lua", "prune_expired.lua")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
@@ -215,8 +216,18 @@ class Store:
         next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
         return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
 
+    async def prune_expired(self, count: int) -> tuple[int, int]:
+        """Take ids out of the index that were noted to expire by now, and have.
+
+        Returns: how many, and how many of the noted ones were looked at: `count` when there may be more.
+        """
+        ((removed, looked_at),) = await _within(self._timeout_s, self._prune_expired.call(self._writer, [(count,)]))
+        return removed, looked_at
+
     async def prune(self, after: bytes, count: int) -> tuple[int, bytes]:
         """Take ids without a hash out of one page of the index: the one after this id, the first one after none.
+
+        Of the others, those that expire within ten minutes are noted for `prune_expired`.
 
         Returns: how many, and the last id of the page; empty at the end of the index.
         """
@@ -228,9 +239,21 @@ class Store:
         lease = self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000))
         return bool(await _within(self._timeout_s, lease))
 
-    async def has_devices(self) -> bool:
-        """Tell whether any device is held."""
-        return bool(await _within(self._timeout_s, self._writer.exists(_DEVICES)))
+    async def keep_prune_lease(self, seconds: float) -> None:
+        """Let the lease that is held end later: so long from now."""
+        await _within(self._timeout_s, self._writer.pexpire(_PRUNE_LEASE, int(seconds * 1000)))
+
+    async def note_walk(self, seconds: float) -> None:
+        """Keep for so long that the index was walked to its end."""
+        await _within(self._timeout_s, self._writer.set(_WALKED, "", px=int(seconds * 1000)))
+
+    async def has_walked(self) -> bool:
+        """Tell whether what `note_walk` said still holds."""
+        return bool(await _within(self._timeout_s, self._writer.exists(_WALKED)))
+
+    async def count_devices(self) -> int:
+        """Return how many devices are held."""
+        return int(await _within(self._timeout_s, self._writer.scard(_DEVICES)))
 
     async def get_state(self) -> str | None:
         """Return what `set_state` said last, None when Redis has lost it."""
@@ -316,7 +339,7 @@ class _Script:
         self._source = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
         self._digest: str | None = None
 
-    async def call(self, client: redis.Redis, calls: Sequence[bytes | tuple[bytes, int]]) -> list[Any]:
+    async def call(self, client: redis.Redis, calls: Sequence[bytes | tuple[bytes | int, ...]]) -> list[Any]:
         """Call it once for each element, all in one pipeline: an element is the call's argument, or its arguments."""
         for has_loaded in (False, True):
             if self._digest is None:

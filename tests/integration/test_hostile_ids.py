@@ -64,6 +64,7 @@ IDS = (
 HALVES = ('"\\ud800"', '"a\\udfff\\n"')
 #: Beside devices and their index, there may be these.
 OURS = {b"devices", b"stream_cache:ids", b"stream_cache:state", b"stream_cache:prune_lease"}
+OURS |= {b"stream_cache:walked"}
 _CONTROL = re.compile(r"[^\n\t -\x7e\xa0-\U0010ffff]|[\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
