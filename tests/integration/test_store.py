@@ -16,13 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_cache.errors import StoreUnavailable
+from stream_cache.metrics import Metrics
 from stream_cache.models import PutResult
+from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
 from stream_cache.store import Store
 from stream_cache.window import Latest
 from tests import oracle, readings, strategies
 from tests.fakes import decoded, json_record
-from tests.harness import RedisDatabase, wait_until
+from tests.harness import RedisDatabase, wait_until, wait_until_async
 from tests.services import RedisServer
 
 T = TypeVar("T")
@@ -637,6 +639,86 @@ def test_pruned_device__comes_back_with_its_next_reading(bench: Bench) -> None:
     bench.put([record_of("d", offset=2)])
     assert bench.all_ids() == ["d"]
     assert bench.client.smembers("devices") == {b"d"}
+
+
+def noted(bench: Bench) -> set[str]:
+    held: Any = bench.client.zrange("stream_cache:expiring", 0, -1)
+    return {device_id.decode() for device_id in held}
+
+
+def test_device_that_expires_soon__is_taken_out_when_it_has(make_bench: Callable[..., Bench]) -> None:
+    """Without a look at any other, and not before."""
+    bench = make_bench(3600)
+    now_ms = int(time.time() * 1000)
+    times_left_ms = {"now": 600, "in a minute": 60_000, "in an hour": 3_600_000}
+    bench.put(
+        [
+            record_of(device_id, offset=offset, timestamp_ms=now_ms - 3_600_000 + left_ms)
+            for offset, (device_id, left_ms) in enumerate(times_left_ms.items())
+        ]
+    )
+    assert noted(bench) == {"now", "in a minute"}
+    assert bench.run(bench.store.prune_expired(10))[0] == 0
+    wait_until(lambda: bench.run(bench.store.prune_expired(10)) == (1, 1), 10, "the one that has expired")
+    assert sorted(bench.all_ids()) == ["in a minute", "in an hour"]
+    assert bench.client.smembers("devices") == {b"in a minute", b"in an hour"}
+    assert noted(bench) == {"in a minute"}
+
+
+def test_device_that_got_more_time__stays(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(3600)
+    now_ms = int(time.time() * 1000)
+    bench.put([record_of("d", offset=1, timestamp_ms=now_ms - 3_600_000 + 500)])
+    bench.put([record_of("d", offset=2, timestamp_ms=now_ms)])
+    wait_until(lambda: bench.run(bench.store.prune_expired(10)) == (0, 1), 10, "a look at it")
+    assert bench.all_ids() == ["d"]
+    assert noted(bench) == set()
+
+
+def test_walk__notes_what_will_expire_before_it_comes_by_again(bench: Bench) -> None:
+    bench.put([record_of(device_id, offset=offset) for offset, device_id in enumerate("abc")])
+    assert noted(bench) == set()
+    bench.client.expire("device:a:metadata", 599)
+    bench.client.expire("device:b:metadata", 700)
+    bench.client.persist("device:c:metadata")
+    assert bench.prune_all() == 0
+    assert noted(bench) == {"a"}
+    bench.client.pexpire("device:a:metadata", 1)
+    bench.client.zadd("stream_cache:expiring", {"a": 0})  # as if its time had come
+    wait_until(lambda: not bench.client.exists("device:a:metadata"), 10, "the expiry")
+    assert bench.run(bench.store.prune_expired(10)) == (1, 1)
+    assert sorted(bench.all_ids()) == ["b", "c"]
+
+
+def test_prune_expired__takes_no_more_than_it_is_told(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(3600)
+    soon_ms = int(time.time() * 1000) - 3_600_000 + 500
+    bench.put([record_of(f"d{number}", offset=number, timestamp_ms=soon_ms) for number in range(25)])
+    wait_until(lambda: not bench.client.exists("device:d24:metadata"), 10, "the expiry")
+    assert [bench.run(bench.store.prune_expired(10)) for _ in range(4)] == [(10, 10), (10, 10), (5, 5), (0, 0)]
+    assert bench.client.scard("devices") == 0
+    assert bench.all_ids() == []
+
+
+def test_pruner__takes_out_what_expires_and_what_somebody_deletes(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(3600)
+    soon_ms = int(time.time() * 1000) - 3_600_000 + 1000
+    bench.put([record_of("stays", offset=1), record_of("deleted", offset=2)])
+    bench.put([record_of(f"soon{number}", offset=number, timestamp_ms=soon_ms) for number in range(600)])
+
+    async def run_until_pruned() -> None:
+        pruner = Pruner(bench.store, Metrics(), interval_s=0.1)
+        await pruner.start()
+        try:
+            await wait_until_async(lambda: bool(bench.client.exists("stream_cache:walked")), 10, "the first walk")
+            bench.client.delete("device:deleted:metadata")
+            await wait_until_async(lambda: bench.client.smembers("devices") == {b"stays"}, 10, "the others to leave")
+        finally:
+            await pruner.stop()
+
+    bench.run(run_until_pruned())
+    assert bench.all_ids() == ["stays"]
+    assert noted(bench) == set()
 
 
 def test_prune_lease__is_held_by_one_for_its_time(bench: Bench) -> None:
