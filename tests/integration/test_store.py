@@ -675,6 +675,17 @@ def test_device_that_got_more_time__stays(make_bench: Callable[..., Bench]) -> N
     assert noted(bench) == set()
 
 
+def test_device_that_got_a_little_more_time__is_looked_at_again(bench: Bench) -> None:
+    """So is one whose deadline is this very millisecond: Redis holds it until the next one."""
+    bench.put([record_of("d", offset=1)])
+    bench.client.pexpire("device:d:metadata", 500)
+    bench.client.zadd("stream_cache:expiring", {"d": 0})
+    assert bench.run(bench.store.prune_expired(10)) == (0, 1)
+    assert noted(bench) == {"d"}
+    wait_until(lambda: bench.run(bench.store.prune_expired(10)) == (1, 1), 10, "the expiry")
+    assert bench.all_ids() == []
+
+
 def test_walk__notes_what_will_expire_before_it_comes_by_again(bench: Bench) -> None:
     bench.put([record_of(device_id, offset=offset) for offset, device_id in enumerate("abc")])
     assert noted(bench) == set()
