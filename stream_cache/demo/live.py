@@ -87,7 +87,8 @@ class Freshness:
         """Measure until cancelled."""
         while True:
             news = await self._sender.next_news()
-            self._out_since_s, event_time = news.sent_at_s, format_time(news.event_time)
+            self._out_since_s = news.sent_at_s
+            event_time = format_time(news.event_time.replace(tzinfo=None))
             while time.monotonic() < news.sent_at_s + _PROBE_GIVE_UP_S:
                 try:
                     device = await look_up(self._store.get(news.device_id))

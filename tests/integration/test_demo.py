@@ -164,7 +164,7 @@ def test_demo__shows_the_service_at_work_and_leaves_nothing(tmp_path: Path) -> N
         answer = json.loads(curl(bulk))
         assert [device["device_id"] for device in answer["devices"]] == ["greenhouse-07", "meter/4:B", "buoy-é-12"]
         assert answer["missing"] == ["no such device"]
-        assert len(json.loads(curl(some))["devices"]) == 5
+        wait_until(lambda: len(json.loads(curl(some))["devices"]) == 5, 10, "a page of five devices")
         assert "stream_cache_records_total" in curl(metrics)
         assert json.loads(curl(ready))["status"] == "ready"
 
