@@ -84,7 +84,7 @@ def decode_chunk(
                 event_time = _parse_iso(wire.timestamp)
                 is_usual = event_time.tzinfo is None and _EPOCH <= event_time <= safe_limit
                 if not is_usual or (_TAKES_24 and event_time.hour == 0):
-                    event_time = _parse_event_time(wire.timestamp)
+                    event_time = _in_utc(event_time, wire.timestamp)
             except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
                 wire, event_time = _judge(value)
             if event_time > safe_limit:
@@ -132,7 +132,11 @@ def _parse_event_time(text: str) -> datetime:
 
     Raises: ValueError saying what is wrong with the text.
     """
-    moment = _parse_iso(text)
+    return _in_utc(_parse_iso(text), text)
+
+
+def _in_utc(moment: datetime, text: str) -> datetime:
+    """Make a parsed time naive UTC. Raises: ValueError where the contract doesn't take its text."""
     if moment.year not in _YEARS:
         raise ValueError(f"the year {moment.year} is not in 1970 to 9998")
     if _TAKES_24 and moment.hour == 0 and _says_24(text):

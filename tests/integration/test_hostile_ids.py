@@ -63,8 +63,7 @@ IDS = (
 #: Half of a surrogate pair, escaped: JSON can say it, UTF-8 can't.
 HALVES = ('"\\ud800"', '"a\\udfff\\n"')
 #: Beside devices and their index, there may be these.
-OURS = {b"devices", b"stream_cache:ids", b"stream_cache:state", b"stream_cache:prune_lease"}
-OURS |= {b"stream_cache:walked"}
+OURS = {b"devices"} | {b"stream_cache:" + name for name in (b"ids", b"state", b"prune_lease", b"walked")}
 _CONTROL = re.compile(r"[^\n\t -\x7e\xa0-\U0010ffff]|[\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
