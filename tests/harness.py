@@ -5,8 +5,9 @@ import json
 import os
 import ssl
 import sys
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +62,7 @@ FAUST_WORKER = faust_worker("stream_cache.app")
 # A worker inherits only these, so that a stray setting in a shell can't change a test.
 INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 REQUEST_TIMEOUT_S = 10.0
+LEADER_WITHIN_S = 30.0
 QUEUED_RECORD_COUNT = 100_000
 PARTITION_OF_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
 
@@ -347,19 +349,28 @@ def consume_all(bootstrap: str, topic: str, *, timeout_s: float = 60) -> list[Me
 
 def committed_offsets(bootstrap: str, group: str, topic: str) -> dict[int, int]:
     """Return the group's offset per partition; a partition without a commit is left out."""
-    with _consumer(bootstrap, group) as consumer:
+
+    def read(consumer: Consumer) -> dict[int, int]:
         partitions = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
         committed = consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S)
-    return {place.partition: place.offset for place in committed if place.offset >= 0}
+        for place in committed:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return {place.partition: place.offset for place in committed if place.offset >= 0}
+
+    return _patiently(bootstrap, group, read)
 
 
 def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     """Return the offset per partition that the next record would get."""
-    with _consumer(bootstrap, "nobody") as consumer:
+
+    def read(consumer: Consumer) -> dict[int, int]:
         return {
             partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S)[1]
             for partition in _partitions(consumer, topic)
         }
+
+    return _patiently(bootstrap, "nobody", read)
 
 
 def lag(bootstrap: str, group: str, topic: str) -> int:
@@ -383,6 +394,19 @@ def _consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
         yield consumer
     finally:
         consumer.close()
+
+
+def _patiently(bootstrap: str, group: str, read: Callable[[Consumer], dict[int, int]]) -> dict[int, int]:
+    """Read again for a while where there is no leader: the broker has just started, or the partition was just made."""
+    deadline_s = time.monotonic() + LEADER_WITHIN_S
+    with _consumer(bootstrap, group) as consumer:
+        while True:
+            try:
+                return read(consumer)
+            except KafkaException:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)
 
 
 def _partitions(consumer: Consumer, topic: str) -> list[int]:

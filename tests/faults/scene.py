@@ -11,13 +11,13 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -31,7 +31,6 @@ from tests.harness import FAUST_WORKER, RedisDatabase, TopicNames, Worker, wait_
 SESSION_TIMEOUT_S = 3
 _SHOWN = 5
 _TRAILING_S = 5
-_COORDINATOR_WITHIN_S = 30
 
 
 class Scene:
@@ -178,17 +177,8 @@ class Scene:
         self._moments.append(look(self.topics, self.database, self.ledger))
 
     def committed(self) -> int:
-        """Return the sum of the committed offsets, waiting for a coordinator that is just coming back."""
-        answers: list[int] = []
-
-        def is_answered() -> bool:
-            with suppress(KafkaException):
-                offsets = harness.committed_offsets(self.topics.bootstrap, self.topics.group, self.topics.source)
-                answers.append(sum(offsets.values()))
-            return bool(answers)
-
-        wait_until(is_answered, _COORDINATOR_WITHIN_S, "the coordinator to answer")
-        return answers[0]
+        """Return the sum of the committed offsets."""
+        return sum(harness.committed_offsets(self.topics.bootstrap, self.topics.group, self.topics.source).values())
 
     def lag(self) -> int:
         return harness.lag(self.topics.bootstrap, self.topics.group, self.topics.source)
