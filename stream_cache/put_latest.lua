@@ -6,7 +6,7 @@
 --   event_time: YYYY-MM-DDTHH:MM:SS.ffffffZ, so the order of texts is the order of times
 --   at: "offset:partition" of the record, which decides between equal event times
 --   deadline_ms: when it expires, 0 for never; one that has passed is not written
---   json: names of the fields whose kind of text is not the usual one, see store.py; nil for none
+--   json: names of the fields whose kind of text is not the usual one, see hashes.py; nil for none
 -- Returns: { written, stale, expired, indexes (from 1) of readings refused, the same of tombstones }
 --
 -- The invariant that saves a look at the marker: while a hash exists, no tombstone is newer than it.

@@ -1,4 +1,4 @@
-"""Redis: the only module that knows its keys, and the only importer of redis-py.
+"""Redis: the only module that knows its keys.
 
 Written by the flush, read by the views. Everything that must be atomic is a script beside this file; a script call
 carries many devices in one MessagePack argument: packing that takes a twelfth of the time that one argument per field
@@ -10,28 +10,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import functools
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from importlib.resources import files
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, RedisError
 
 from stream_cache.errors import BadRecord, StoreUnavailable
-from stream_cache.models import Metadata, PutResult, Reading, format_time, is_json, json_text
+from stream_cache.hashes import Device, to_device, to_texts
+from stream_cache.models import PutResult, Reading, format_time
+from stream_cache.scripts import Script, within
 from stream_cache.settings import Settings
 
 _DEVICES, _PRUNE_LEASE, _WALKED = "devices", "stream_cache:prune_lease", "stream_cache:walked"
 _STATE, _BARRIER = "stream_cache:state", "stream_cache:barrier"
-_FIELDS = Metadata.__struct_fields__
-#: The kind of text each field usually holds; a hash names those that differ in its field `_json`.
-_USUALLY_JSON = {"persist"}
-_COMMON_JSON = {b"true", b"false"}
-_PLAIN = frozenset({str, type(None)})
 #: Devices a script call carries, and calls in one pipeline. Redis answers nobody else during a pipeline, nor we while
 #: it is packed, for a few milliseconds: lookups feel it. 100 and 10 were no faster.
 _DEVICES_PER_CALL = 50
@@ -45,14 +39,6 @@ _SHARING_S = 0.002
 
 #: Readings and tombstones of one script call.
 _Page = tuple[Sequence[Reading], Sequence[Reading]]
-
-
-class Device(NamedTuple):
-    """A device's metadata as it is kept: JSON texts, ready to be sent; None for null."""
-
-    device_id: str
-    fields: Mapping[str, msgspec.Raw | str | None]
-    last_updated: str
 
 
 class Page(NamedTuple):
@@ -79,11 +65,11 @@ class Store:
         self._durability = durability
         self._asked: list[tuple[str, asyncio.Future[Device | None]]] = []
         self._lookups: set[asyncio.Task[None]] = set()
-        self._put_latest = _Script("index.lua", "expiring.lua", "put_latest.lua")
-        self._get_many = _Script("get_many.lua")
-        self._list_devices = _Script("index.lua", "list_devices.lua")
-        self._prune = _Script("index.lua", "expiring.lua", "prune.lua")
-        self._prune_expired = _Script("index.lua", "expiring.lua", "prune_expired.lua")
+        self._put_latest = Script("index.lua", "expiring.lua", "put_latest.lua")
+        self._get_many = Script("get_many.lua")
+        self._list_devices = Script("index.lua", "list_devices.lua")
+        self._prune = Script("index.lua", "expiring.lua", "prune.lua")
+        self._prune_expired = Script("index.lua", "expiring.lua", "prune_expired.lua")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
@@ -136,7 +122,7 @@ class Store:
                 puts = [group.create_task(self._put(some, room)) for some in slices]
         except* StoreUnavailable as errors:
             raise StoreUnavailable(str(errors.exceptions[0])) from errors
-        await _within(self._timeout_s, self._wait_until_durable())
+        await within(self._timeout_s, self._wait_until_durable())
         results = [put.result() for put in puts]
         return PutResult(
             sum(result.written_count for result in results),
@@ -149,7 +135,7 @@ class Store:
         async with room:
             # Packed only now: while Redis is busy with one pipeline, the next one is made ready.
             blobs = [self._pack(*page) for page in pages]
-            replies = await _within(self._timeout_s, self._put_latest.call(self._writer, blobs))
+            replies = await within(self._timeout_s, self._put_latest.call(self._writer, blobs))
         written = stale = expired = 0
         refused: list[tuple[Reading, BadRecord]] = []
         for (readings, tombstones), reply in zip(pages, replies, strict=True):
@@ -199,9 +185,10 @@ class Store:
         Raises: StoreUnavailable within 2.5 s.
         """
         call = self._get_many.call(self._reader, [msgspec.msgpack.encode(device_ids)])
-        (reply,) = await _within(_LOOKUP_TIMEOUT_S, call)
+        (reply,) = await within(_LOOKUP_TIMEOUT_S, call)
         return [
-            _device(device_id, fields) if fields else None for device_id, fields in zip(device_ids, reply, strict=True)
+            to_device(device_id, fields) if fields else None
+            for device_id, fields in zip(device_ids, reply, strict=True)
         ]
 
     async def list_devices(self, limit: int, cursor: str | None) -> Page:
@@ -211,7 +198,7 @@ class Store:
         """
         after = b"" if cursor is None else _decode_cursor(cursor)
         call = self._list_devices.call(self._reader, [(after, limit + 1)])
-        ((ids, count),) = await _within(_LOOKUP_TIMEOUT_S, call)
+        ((ids, count),) = await within(_LOOKUP_TIMEOUT_S, call)
         has_more = len(ids) > limit
         next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
         return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
@@ -221,7 +208,7 @@ class Store:
 
         Returns: how many, and how many of the noted ones were looked at: `count` when there may be more.
         """
-        ((removed, looked_at),) = await _within(self._timeout_s, self._prune_expired.call(self._writer, [(count,)]))
+        ((removed, looked_at),) = await within(self._timeout_s, self._prune_expired.call(self._writer, [(count,)]))
         return removed, looked_at
 
     async def prune(self, after: bytes, count: int) -> tuple[int, bytes]:
@@ -231,42 +218,42 @@ class Store:
 
         Returns: how many, and the last id of the page; empty at the end of the index.
         """
-        ((removed, last),) = await _within(self._timeout_s, self._prune.call(self._writer, [(after, count)]))
+        ((removed, last),) = await within(self._timeout_s, self._prune.call(self._writer, [(after, count)]))
         return removed, last
 
     async def take_prune_lease(self, owner: str, seconds: float) -> bool:
         """Become the one worker that prunes, for a while. Returns: whether nobody else is."""
         lease = self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000))
-        return bool(await _within(self._timeout_s, lease))
+        return bool(await within(self._timeout_s, lease))
 
     async def keep_prune_lease(self, seconds: float) -> None:
         """Let the lease that is held end later: so long from now."""
-        await _within(self._timeout_s, self._writer.pexpire(_PRUNE_LEASE, int(seconds * 1000)))
+        await within(self._timeout_s, self._writer.pexpire(_PRUNE_LEASE, int(seconds * 1000)))
 
     async def note_walk(self, seconds: float) -> None:
         """Keep for so long that the index was walked to its end."""
-        await _within(self._timeout_s, self._writer.set(_WALKED, "", px=int(seconds * 1000)))
+        await within(self._timeout_s, self._writer.set(_WALKED, "", px=int(seconds * 1000)))
 
     async def has_walked(self) -> bool:
         """Tell whether what `note_walk` said still holds."""
-        return bool(await _within(self._timeout_s, self._writer.exists(_WALKED)))
+        return bool(await within(self._timeout_s, self._writer.exists(_WALKED)))
 
     async def count_devices(self) -> int:
         """Return how many devices are held."""
-        return int(await _within(self._timeout_s, self._writer.scard(_DEVICES)))
+        return int(await within(self._timeout_s, self._writer.scard(_DEVICES)))
 
     async def get_state(self) -> str | None:
         """Return what `set_state` said last, None when Redis has lost it."""
-        text = await _within(self._timeout_s, self._writer.get(_STATE))
+        text = await within(self._timeout_s, self._writer.get(_STATE))
         return None if text is None else text.decode()
 
     async def set_state(self, state: str) -> None:
         """Keep a word on whether the state is complete, for as long as Redis keeps anything."""
-        await _within(self._timeout_s, self._writer.set(_STATE, state))
+        await within(self._timeout_s, self._writer.set(_STATE, state))
 
     async def ping(self) -> None:
         """Raises: StoreUnavailable when Redis doesn't answer a lookup within 2.5 s."""
-        await _within(_LOOKUP_TIMEOUT_S, self._reader.ping())
+        await within(_LOOKUP_TIMEOUT_S, self._reader.ping())
 
     async def _wait_until_durable(self) -> None:
         """Wait until what was written so far is where REDIS_DURABILITY wants it.
@@ -311,7 +298,7 @@ class Store:
             format_time(reading.event_time),
             f"{record.offset}:{record.partition}",
             self._deadline_ms(record.timestamp),
-            *_texts(metadata),
+            *to_texts(metadata),
         )
 
     def _pack_tombstone(self, tombstone: Reading) -> tuple[Any, ...]:
@@ -332,88 +319,11 @@ class Store:
         return 1 if deadline_ms <= 0 else _LARGEST_DEADLINE_MS  # 0 would mean never
 
 
-class _Script:
-    """A script beside this file, called by its digest and loaded where Redis doesn't know it (any more)."""
-
-    def __init__(self, *names: str) -> None:
-        self._source = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
-        self._digest: str | None = None
-
-    async def call(self, client: redis.Redis, calls: Sequence[bytes | tuple[bytes | int, ...]]) -> list[Any]:
-        """Call it once for each element, all in one pipeline: an element is the call's argument, or its arguments."""
-        for has_loaded in (False, True):
-            if self._digest is None:
-                self._digest = await client.script_load(self._source)
-            pipeline = client.pipeline(transaction=False)
-            for arguments in calls:
-                pipeline.evalsha(self._digest, 0, *(arguments if isinstance(arguments, tuple) else (arguments,)))
-            replies = await pipeline.execute(raise_on_error=False)
-            errors = [reply for reply in replies if isinstance(reply, Exception)]
-            if not errors:
-                return replies
-            if has_loaded or not all(isinstance(error, NoScriptError) for error in errors):
-                raise errors[0]
-            self._digest = None  # Redis was restarted, or somebody said SCRIPT FLUSH
-        raise AssertionError  # pragma: no cover - the second round returns or raises
-
-
-async def _within(timeout_s: float, call: Awaitable[Any]) -> Any:
-    """Await a call to Redis for so long. Raises: StoreUnavailable for whatever redis-py or the clock says.
-
-    The call runs in a task of its own that the clock doesn't wait for: redis-py sends by `asyncio.wait_for`, which on
-    Python 3.11 may swallow a cancellation (python/cpython#86296), and with it a time limit set around it.
-    """
-    task = asyncio.ensure_future(call)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if done:
-            return task.result()
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
-    finally:
-        task.cancel()
-    raise StoreUnavailable(f"Redis: no answer within {timeout_s:g} s")
-
-
 def _pages(tombstones: Sequence[Reading], readings: Sequence[Reading]) -> Iterable[_Page]:
     for start in range(0, len(tombstones), _DEVICES_PER_CALL):
         yield (), tombstones[start : start + _DEVICES_PER_CALL]
     for start in range(0, len(readings), _DEVICES_PER_CALL):
         yield readings[start : start + _DEVICES_PER_CALL], ()
-
-
-def _texts(metadata: Metadata) -> tuple[str | None, ...]:
-    """Return the text of each field, None for an absent one, and last the names whose kind is not the usual one."""
-    of, name, unit, persist = metadata.datatype_id, metadata.datatype_name, metadata.datatype_unit, metadata.persist
-    if (
-        type(of) in _PLAIN
-        and type(name) in _PLAIN
-        and type(unit) in _PLAIN
-        and (persist is None or type(persist) is bool)
-    ):
-        return of, name, cast("str | None", unit), "false" if persist is False else "true", None
-    odd: list[str] = []
-    values = zip(_FIELDS, (of, name, unit, True if persist is None else persist), strict=True)
-    return *[_text(field, value, odd) for field, value in values], " ".join(odd) or None
-
-
-def _text(name: str, value: Any, odd: list[str]) -> str | None:
-    if value is None:
-        return None
-    is_text = isinstance(value, str)
-    if is_text == (name in _USUALLY_JSON):
-        odd.append(name)
-    if is_text:
-        return str(value)
-    if isinstance(value, msgspec.Raw):
-        return bytes(value).decode()
-    return _list_text(tuple(value)) if isinstance(value, list) else json_text(value)
-
-
-@functools.lru_cache(maxsize=1024)
-def _list_text(items: tuple[str, ...] | tuple[bool, ...]) -> str:
-    """The same few lists of units and flags come again and again, and `json.dumps` takes longer than the rest."""
-    return json_text(items)
 
 
 class _HasRequestId(msgspec.Struct):
@@ -431,28 +341,6 @@ def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
     key = f"device:{reading.device_id}:metadata"
     reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
     return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.record.value))
-
-
-def _device(device_id: str, fields: Sequence[bytes | None]) -> Device:
-    last_updated, *values, odd = fields
-    odd_names = set(odd.decode(errors="replace").split()) if odd else ()
-    return Device(
-        device_id,
-        {
-            name: _value(value, may_be_json=(name in _USUALLY_JSON) != (name in odd_names))
-            for name, value in zip(_FIELDS, values, strict=True)
-        },
-        (last_updated or b"").decode(errors="replace"),
-    )
-
-
-def _value(text: bytes | None, *, may_be_json: bool) -> msgspec.Raw | str | None:
-    if text is None:
-        return None
-    # Whether it is what we wrote is looked at: somebody else may have written into the hash.
-    if may_be_json and (text in _COMMON_JSON or is_json(text)):
-        return msgspec.Raw(text)
-    return text.decode(errors="replace")
 
 
 def _decode_cursor(cursor: str) -> bytes:

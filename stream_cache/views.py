@@ -12,10 +12,11 @@ from aiohttp import web
 from faust.web import Blueprint, View
 
 from stream_cache import metrics as worker_metrics
+from stream_cache.hashes import Device
 from stream_cache.health import Health
 from stream_cache.models import is_unicode
 from stream_cache.settings import Settings
-from stream_cache.store import Device, Store
+from stream_cache.store import Store
 from stream_cache.web import ApiError, json_response, read_body
 
 devices = Blueprint("devices")
