@@ -92,7 +92,9 @@ class StreamCache(faust.App):
             chunk: Chunk = event.value
             content, chunk.content = chunk.content, None  # the event lives on until it is committed
             told = self._take_in(content, event.message.partition) if content else None
-            self.flusher.take(event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up)
+            self.flusher.take(
+                event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up, size_bytes=chunk.size_bytes
+            )
 
     def _take_in(self, content: tuple[DecodedChunk, Latest], partition: int) -> asyncio.Future[None] | None:
         decoded, latest = content

@@ -44,13 +44,15 @@ class Chunk(msgspec.Struct):
 
     `content` is what the transport's `decode` made of them, None where there was none: where the log holds only
     transaction markers or aborted records, the offset moves on all the same. `next_offset` is the one after the last
-    that was read; `is_caught_up` says that no assigned partition is known to hold more.
+    that was read; `is_caught_up` says that no assigned partition is known to hold more. `size_bytes` is that of the
+    records' values, which what was made of them may hold on to.
     """
 
     content: Any
     record_count: int
     next_offset: int
     is_caught_up: bool
+    size_bytes: int = 0
 
 
 class ChunkSchema(faust.Schema[None, Chunk]):
@@ -150,7 +152,8 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             if records or state.position > self._handed_over.get(tp, 0):
                 self._handed_over[tp] = state.position
                 content = self.consumer.decode(records) if records else None
-                chunks[tp] = [Chunk(content, len(records), state.position, is_caught_up)]
+                size_bytes = sum([len(record.value or b"") for record in records])
+                chunks[tp] = [Chunk(content, len(records), state.position, is_caught_up, size_bytes)]
         return chunks
 
     @property

@@ -10,7 +10,7 @@ import base64
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import mode
@@ -46,7 +46,7 @@ class DeadLetters:
         self._sending = asyncio.Lock()
         self._told_unsaid: Counter[str] = Counter()
         self._next_line: asyncio.TimerHandle | None = None
-        self._waiting_count = 0
+        self._untold_count = 0
         self._warned_at = -math.inf
         self.trouble: str | None = None
 
@@ -69,24 +69,30 @@ class DeadLetters:
             self._say_how_many()
 
     async def _tell_all(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> None:
-        left, waiting_count = list(refused), 0
+        left = list(refused)
+        self._untold_count += len(left)
         while left:
-            acks = await asyncio.gather(*(self._tell(record, bad) for record, bad in left), return_exceptions=True)
-            failures = [ack for ack in acks if isinstance(ack, BaseException)]
-            self._note_told(
-                bad.kind for (_, bad), ack in zip(left, acks, strict=True) if not isinstance(ack, BaseException)
-            )
-            left = [item for item, ack in zip(left, acks, strict=True) if isinstance(ack, BaseException)]
-            self._waiting_count += len(left) - waiting_count
-            waiting_count = len(left)
-            self.trouble = None
+            are_told = await asyncio.gather(*(self._is_told(record, bad) for record, bad in left))
+            self._note_told([bad.kind for (_, bad), is_told in zip(left, are_told, strict=True) if is_told])
+            left = [item for item, is_told in zip(left, are_told, strict=True) if not is_told]
             if left:
-                self.trouble = f"{type(failures[0]).__name__}: {failures[0]}"
-                self._metrics.telling_failed()
-                self._say_that_they_wait()
                 await asyncio.sleep(_RETRY_S)
+            else:
+                self.trouble = None
 
-    def _note_told(self, kinds: Iterable[str]) -> None:
+    async def _is_told(self, record: SourceRecord, bad: BadRecord) -> bool:
+        try:
+            await self._tell(record, bad)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is said and tried again
+            # Said now, not when all have been tried: a topic that is missing lets each wait for 10 s.
+            self.trouble = f"{type(error).__name__}: {error}"
+            self._metrics.telling_failed()
+            self._say_that_they_wait()
+            return False
+        return True
+
+    def _note_told(self, kinds: Sequence[str]) -> None:
+        self._untold_count -= len(kinds)
         self._told_unsaid.update(kinds)
         if self._next_line is None:
             self._say_how_many()
@@ -108,7 +114,7 @@ class DeadLetters:
         _logger.warning(
             "%d bad records could not be told to the error topic, trying again in %.0f s; their offsets stay "
             "uncommitted: %s",
-            self._waiting_count,
+            self._untold_count,
             _RETRY_S,
             self.trouble,
         )
@@ -123,18 +129,19 @@ class DeadLetters:
         }
         request_id, max_bytes = bad.request_id, self._original_max_bytes
         while True:
-            value = {
-                "request_id": msgspec.Raw(json_text(request_id).encode()),
-                "timestamp": format_time(now()),
-                "service": _SERVICE,
-                "error": bad.reason,
-                "original_message": _original_message(record.value or b"", max_bytes, is_object=bad.is_object),
-            }
-            key = None if request_id is None else request_id.encode(errors="backslashreplace")
             try:
-                async with self._sending:
+                async with self._sending:  # built only now: all of a chunk's at once would take a lot of memory
+                    value = {
+                        "request_id": msgspec.Raw(json_text(request_id).encode()),
+                        "timestamp": format_time(now()),
+                        "service": _SERVICE,
+                        "error": bad.reason,
+                        "original_message": _original_message(record.value or b"", max_bytes, is_object=bad.is_object),
+                    }
                     broker_has_it = await self._send(
-                        key, msgspec.json.encode(value), [(name, text.encode()) for name, text in headers.items()]
+                        None if request_id is None else request_id.encode(errors="backslashreplace"),
+                        msgspec.json.encode(value),
+                        [(name, text.encode()) for name, text in headers.items()],
                     )
                 await broker_has_it
             except (MessageSizeTooLargeError, ProducerSendError) as error:

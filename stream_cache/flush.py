@@ -27,6 +27,8 @@ _MIN_GAP_S = 0.02
 #: A window with so many devices is flushed before its end: waiting would merge little more, and while Redis takes these
 #: in, the next ones are decoded.
 _MANY_DEVICES = 8_000
+#: Values of records taken but not acked, beyond which no more are taken, however few they are.
+_MAX_UNACKED_BYTES = 128 * 2**20
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.05, 2.0
 
 
@@ -42,6 +44,7 @@ class _Taken(msgspec.Struct):
 
     ack: Callable[[], Any]
     record_count: int
+    size_bytes: int
     told: list[asyncio.Future[None]]
 
 
@@ -72,7 +75,7 @@ class Flusher(mode.Service):
         self._window, self._sink, self._tell, self._metrics = window, sink, tell, metrics
         self._interval_s, self._max_unacked = interval_s, max_unacked
         self._taken: list[_Taken] = []
-        self._unacked_count = 0
+        self._unacked_count = self._unacked_bytes = 0
         self._taken_count = 0
         self._is_putting = False
         self.trouble: str | None = None
@@ -97,18 +100,25 @@ class Flusher(mode.Service):
         return self._is_putting
 
     async def wait_for_room(self) -> None:
-        """Wait until fewer records than the limit are unacked."""
-        while self._unacked_count >= self._max_unacked:
+        """Wait until what is unacked is below the limits of records and of bytes."""
+        while self._unacked_count >= self._max_unacked or self._unacked_bytes >= _MAX_UNACKED_BYTES:
             self._is_urgent.set()
             self._has_acked.clear()
             await self._has_acked.wait()
 
     def take(
-        self, ack: Callable[[], Any], record_count: int, told: asyncio.Future[None] | None, *, is_caught_up: bool
+        self,
+        ack: Callable[[], Any],
+        record_count: int,
+        told: asyncio.Future[None] | None,
+        *,
+        is_caught_up: bool,
+        size_bytes: int = 0,
     ) -> None:
         """Note a chunk whose readings were added to the window; `told` is done when its bad records are told."""
-        self._taken.append(_Taken(ack, record_count, [told] if told else []))
+        self._taken.append(_Taken(ack, record_count, size_bytes, [told] if told else []))
         self._unacked_count += record_count
+        self._unacked_bytes += size_bytes
         self._taken_count += record_count
         self._has_taken.set()
         if is_caught_up or self._window.device_count() >= _MANY_DEVICES:
@@ -119,10 +129,10 @@ class Flusher(mode.Service):
 
         What wasn't is neither lost nor committed: it is read again by whoever gets the partition.
         """
-        self._is_urgent.set()
         try:
             async with asyncio.timeout(timeout_s):
                 while self._taken or self._unacked_count:
+                    self._is_urgent.set()  # again and again: what is taken meanwhile is flushed at once too
                     self._has_acked.clear()
                     await self._has_acked.wait()
         except TimeoutError:
@@ -196,4 +206,5 @@ class Flusher(mode.Service):
         else:
             chunk.ack()
             self._unacked_count -= chunk.record_count
+            self._unacked_bytes -= chunk.size_bytes
             self._has_acked.set()

@@ -57,7 +57,7 @@ def _text(name: str, value: Any, odd: list[str]) -> str | None:
     return _list_text(tuple(value)) if isinstance(value, list) else json_text(value)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=128)  # a list may be large
 def _list_text(items: tuple[str, ...] | tuple[bool, ...]) -> str:
     """The same few lists of units and flags come again and again, and `json.dumps` takes longer than the rest."""
     return json_text(items)

@@ -96,7 +96,7 @@ class Health(mode.Service):
 
     async def _check_progress(self) -> None:
         progress = (self._flusher.taken_count, self._flusher.unacked_count, self._membership.committed_offsets())
-        is_waiting = self._flusher.is_putting or self._dead_letters.is_telling
+        is_waiting = self._flusher.is_putting or self._dead_letters.is_telling or self._state_guard.is_waiting_for_redis
         if progress != self._progress or is_waiting:
             self._note_progress(progress)
             return

@@ -93,11 +93,12 @@ def _dump_with_raws(value: Any, *, ensure_ascii: bool) -> str:
 def is_json(text: bytes) -> bool:
     """Tell whether a text is JSON that can be read here: one that is nested too deeply is not."""
     try:
+        decoded = text.decode()  # msgspec doesn't look into texts that it skips
         with suppress(msgspec.DecodeError):
             msgspec.json.decode(text, type=msgspec.Raw)
             return True
         # msgspec takes no half of a surrogate pair, which JSON may hold, escaped.
-        json.loads(text.decode(), parse_constant=refuse_constant, parse_int=str)
+        json.loads(decoded, parse_constant=refuse_constant, parse_int=str)
     except (ValueError, RecursionError):
         return False
     return True

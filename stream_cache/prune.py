@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Any
 
 import mode
@@ -49,6 +50,7 @@ class Pruner(mode.Service):
 
     async def _walk(self) -> None:
         pause_s, last = await self._pause_s(), b""
+        due_s = time.monotonic()
         while not self.should_stop:
             await self._prune_expired()
             removed_count, last = await self._store.prune(last, _PAGE_COUNT)
@@ -57,7 +59,8 @@ class Pruner(mode.Service):
                 await self._store.note_walk(_LATE_AFTER_S)
                 return
             await self._store.keep_prune_lease(self._interval_s)
-            await self.sleep(pause_s)
+            due_s += pause_s
+            await self.sleep(max(0.0, due_s - time.monotonic()))
 
     async def _prune_expired(self) -> None:
         while not self.should_stop:

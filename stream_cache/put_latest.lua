@@ -12,6 +12,7 @@
 -- The invariant that saves a look at the marker: while a hash exists, no tombstone is newer than it.
 
 local MARKER = 'stream_cache:tombstone:'
+local MARKER_AT_LEAST_MS = 43200000
 
 local function is_newer(time, at, held_time, held_at)
   if time ~= held_time then return time > held_time end
@@ -23,7 +24,8 @@ local function is_newer(time, at, held_time, held_at)
 end
 
 local function is_newer_than_marker(id, time, at)
-  local marker = redis.call('GET', MARKER .. id)
+  local marker = redis.pcall('GET', MARKER .. id)
+  if type(marker) == 'table' then return true end -- of a type that isn't ours: SET replaces it
   return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
 end
 
@@ -49,9 +51,9 @@ for i, d in ipairs(batch[2]) do
   elseif not is_newer_than_marker(id, time, at) then
     stale = stale + 1
   else
-    if marker_deadline_ms > now_ms then
-      redis.call('SET', MARKER .. id, time .. ' ' .. at, 'PXAT', marker_deadline_ms)
-    end
+    -- Without a TTL, old tombstones count as any other. In a rebuild the readings that one keeps out come soon after it.
+    if deadline_ms == 0 then marker_deadline_ms = math.max(marker_deadline_ms, now_ms + MARKER_AT_LEAST_MS) end
+    redis.call('SET', MARKER .. id, time .. ' ' .. at, 'PXAT', marker_deadline_ms)
     if held[1] and not is_newer(time, at, held[1], held[2]) then
       stale = stale + 1
     else

@@ -158,7 +158,8 @@ class Settings:
             try:
                 values[setting.name] = form.read(text)
             except ValueError:
-                held = None if setting.metadata["secret"] else text
+                # user:password@host is no form of any setting, but a likely mistake.
+                held = None if setting.metadata["secret"] or re.search(":.*@", text) else text
                 raise WrongSetting(variable, held, form.may_hold) from None
         settings = cls(**values)
         settings._check_together()

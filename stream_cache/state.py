@@ -8,7 +8,7 @@ missing, and their records lie before the committed offsets.
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import mode
@@ -22,7 +22,7 @@ from stream_cache.store import Store
 
 COMPLETE = "ok"
 _LOST = "lost at "
-_CHECK_EVERY_S, _DECIDE_EVERY_S = 2.0, 0.1
+_CHECK_EVERY_S, _LOOK_AGAIN_S = 2.0, 0.1
 
 
 class StateGuard(mode.Service):
@@ -36,6 +36,8 @@ class StateGuard(mode.Service):
         self._store, self._membership, self._settings = store, membership, settings
         self._has_decided = asyncio.Event()
         self.finding = COMPLETE
+        #: Whether it is Redis that keeps this worker from beginning.
+        self.is_waiting_for_redis = False
 
     async def wait_until_decided(self) -> None:
         """Wait until it is known what this worker begins with: nothing may be written before."""
@@ -44,22 +46,27 @@ class StateGuard(mode.Service):
     @mode.Service.task
     async def _watch_state(self) -> None:
         while not self.should_stop:
+            pause_s = _CHECK_EVERY_S
             try:
                 if self._has_decided.is_set():
                     await self._check()
                 elif self._membership.state == "ok":
                     await self._decide()
                     self._has_decided.set()
+                else:
+                    pause_s = _LOOK_AGAIN_S
             except (StoreUnavailable, KafkaError) as error:
                 self.log.warning("whether Redis has lost its state can't be told yet: %s", error)
-            await self.sleep(_CHECK_EVERY_S if self._has_decided.is_set() else _DECIDE_EVERY_S)
+            await self.sleep(pause_s)
 
     async def _decide(self) -> None:
         """Tell a first start or a rebuild (nothing is read yet) from a Redis that was emptied while nobody looked."""
+        self.is_waiting_for_redis = True
         held = await self._store.get_state()
+        self.is_waiting_for_redis = False
         if held == COMPLETE:
             return
-        if await self._membership.is_group_at_beginning() or (held is None and await self._store.count_devices()):
+        if await self._membership.is_group_at_beginning():
             await self._store.set_state(COMPLETE)
         else:
             await self._check()
@@ -76,8 +83,8 @@ class StateGuard(mode.Service):
 
     def _has_expired(self, held: str) -> bool:
         ttl_s = self._settings.redis_metadata_ttl_s
-        lost_at = datetime.fromisoformat(held.removeprefix(_LOST))
-        return ttl_s > 0 and datetime.now(UTC) - lost_at > timedelta(seconds=ttl_s)
+        lost_at = datetime.fromisoformat(held.removeprefix(_LOST)).replace(tzinfo=None)
+        return ttl_s > 0 and now() - lost_at > timedelta(seconds=ttl_s)
 
     def _tell(self, held: str) -> None:
         if held == COMPLETE:

@@ -397,7 +397,7 @@ def _consumer(bootstrap: str, group: str) -> Iterator[Consumer]:
 
 
 def _patiently(bootstrap: str, group: str, read: Callable[[Consumer], dict[int, int]]) -> dict[int, int]:
-    """Read again for a while where there is no leader: the broker has just started, or the partition was just made."""
+    """Read again for a while where the broker refuses: when it has just started, or made a partition, nobody leads."""
     deadline_s = time.monotonic() + LEADER_WITHIN_S
     with _consumer(bootstrap, group) as consumer:
         while True:

@@ -83,6 +83,16 @@ def test_waiting_for_redis__is_no_stall(redis_scene: Scene, own_redis: RedisServ
     redis_scene.assert_nothing_lost()
 
 
+def test_waiting_for_redis_at_the_start__is_no_stall(redis_scene: Scene, own_redis: RedisServer) -> None:
+    redis_scene.ledger.produce(itertools.islice(redis_scene.drafts(1), 10_000))
+    own_redis.freeze()
+    worker = redis_scene.add_worker(**WATCHED)
+    redis_scene.wait_logged("can't be told yet", by=[worker])
+    assert_left_alone([worker])
+    own_redis.thaw()
+    redis_scene.assert_nothing_lost()
+
+
 def test_waiting_for_the_broker__is_no_stall(kafka_scene: Scene, own_kafka: KafkaServer) -> None:
     workers = kafka_scene.start_workers(2, **WATCHED)
     kafka_scene.ledger.produce(itertools.islice(kafka_scene.drafts(1), 400_000))

@@ -378,10 +378,13 @@ def test_hash_that_somebody_else_wrote__does_no_harm(bench: Bench) -> None:
         "device:d:metadata", mapping={"datatype_name": b"\xff", "persist": "no json", "last_updated": "x"}
     )
     bench.client.hset("device:e:metadata", mapping={"foreign": "1"})
-    found = bench.get_many(["d", "e"])
+    bench.client.hset("device:f:metadata", mapping={"persist": b'"\xff"', "last_updated": "x"})
+    found = bench.get_many(["d", "e", "f"])
     assert found[0] is not None
     assert found[0]["persist"] == "no json"
     assert found[1] is None
+    assert found[2] is not None
+    assert found[2]["persist"] == '"\ufffd"'  # a text: what isn't UTF-8 is no JSON
     bench.put([record_of("e", offset=1)])
     assert bench.get("e") is not None
 
@@ -466,7 +469,38 @@ def test_reading_tombstone_and_reading_of_one_window__end_in_the_last(bench: Ben
     assert bench.get("e") is None
 
 
+def test_rebuild_without_a_ttl__forgets_what_old_tombstones_forget(make_bench: Callable[..., Bench]) -> None:
+    """However the records fall into windows: before its tombstone, with it, and late, after it."""
+    bench = make_bench(0)
+    old_ms = int(time.time() * 1000) - 9 * DAY_MS
+    late = record_of("d", offset=3, timestamp_ms=old_ms + 2, event_time=oracle.time_text((old_ms - 5) * 1000))
+    records = [
+        record_of("d", offset=1, timestamp_ms=old_ms),
+        tombstone_record("d", offset=2, timestamp_ms=old_ms + 1),
+        late,
+        record_of("e", offset=4, timestamp_ms=old_ms),
+    ]
+    for window_ends in [(4,), (1, 4), (2, 4), (1, 2, 3, 4)]:
+        bench.client.flushdb()
+        begin = 0
+        for end in window_ends:
+            bench.put(records[begin:end])
+            begin = end
+        oracle.assert_equal_to_redis(oracle.fold(records, ttl_s=0), bench.client)
+        assert bench.all_ids() == ["e"]
+
+
 # ------------------------------------------------------------------------------------------------------- faults
+
+
+def test_marker_of_another_type__counts_as_none(bench: Bench) -> None:
+    """The devices beside it, too, must come into the index."""
+    bench.client.lpush("stream_cache:tombstone:d", "a list")
+    bench.put([record_of("a", offset=1), record_of("d", offset=2), record_of("z", offset=3)])
+    assert sorted(bench.all_ids()) == ["a", "d", "z"]
+    bench.put([tombstone_record("d", offset=4)])
+    bench.put([record_of("d", offset=2)])
+    assert sorted(bench.all_ids()) == ["a", "z"]
 
 
 @pytest.mark.parametrize("is_tombstone", [False, True])

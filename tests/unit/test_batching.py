@@ -368,7 +368,14 @@ async def test_fetch__gives_one_chunk_per_partition(monkeypatch: pytest.MonkeyPa
     records = [FakeRecord(offset=offset) for offset in (0, 1, 4)]
     kafka.fetched = {first: records}
     kafka.states = {first: FakeState(5, 5), second: FakeState(0, 0)}
-    assert await kafka.fetch() == {first: [Chunk([0, 1, 4], 3, 5, is_caught_up=True)]}
+    assert await kafka.fetch() == {first: [Chunk([0, 1, 4], 3, 5, is_caught_up=True, size_bytes=6)]}
+
+
+async def test_fetch__says_how_many_bytes_a_chunk_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka, (first, _) = FakeKafka(monkeypatch), PARTITIONS
+    kafka.fetched = {first: [FakeRecord(value=b"12345"), FakeRecord(offset=1, value=None)]}
+    kafka.states = {first: FakeState(2, 2)}
+    assert (await kafka.fetch())[first][0].size_bytes == 5
 
 
 async def test_fetch__of_nothing_new_gives_no_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,28 @@ async def test_refusing_topic__is_tried_until_it_takes_them(
     assert metrics.registry.get_sample_value("stream_cache_errors_total", {"kind": "error_topic"})
 
 
+async def test_trouble__is_said_at_the_first_record_that_fails() -> None:
+    """Of a topic that is missing each record waits long for news, one after the other."""
+    topic, metrics = FakeTopic(), Metrics()
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def send(key: bytes | None, value: bytes, headers: Headers) -> Awaitable[Any]:
+        if dict(headers)["source.offset"] == b"0":
+            raise refusal("no such topic")
+        is_asked.set()
+        await may_answer.wait()
+        return await topic.send(key, value, headers)
+
+    letters = DeadLetters(send, "iot_validated_data", 262_144, metrics)
+    told = letters.tell([refused(OBJECT, offset=offset) for offset in range(3)])
+    await asyncio.wait_for(is_asked.wait(), 10)
+    assert letters.trouble is not None
+    assert "no such topic" in letters.trouble
+    assert metrics.registry.get_sample_value("stream_cache_errors_total", {"kind": "error_topic"}) == 1
+    may_answer.set()
+    told.cancel()
+
+
 @pytest.mark.usefixtures("quick_retries")
 async def test_one_refused_record__does_not_send_the_others_twice() -> None:
     topic = FakeTopic()

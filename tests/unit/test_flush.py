@@ -87,12 +87,15 @@ class Bench:
         is_caught_up: bool = True,
         told: asyncio.Future[None] | None = None,
         count: int = 1,
+        size_bytes: int = 0,
         has_reading: bool = True,
     ) -> None:
         """Take a chunk; the ack of the n-th is seen as n."""
         if has_reading:
             self.window.latest.merge([reading(f"d{number}", offset=number)], [])
-        self.flusher.take(lambda: self.acked.append(number), count, told, is_caught_up=is_caught_up)
+        self.flusher.take(
+            lambda: self.acked.append(number), count, told, is_caught_up=is_caught_up, size_bytes=size_bytes
+        )
 
     def flushes_count(self, result: str) -> float:
         return self.metrics.registry.get_sample_value("stream_cache_flushes_total", {"result": result}) or 0
@@ -326,6 +329,21 @@ async def test_wait_for_room__bounds_what_is_taken_and_lets_go() -> None:
 
 
 @pytest.mark.usefixtures("stopped_clock")
+async def test_wait_for_room__bounds_the_bytes_of_few_large_records_too() -> None:
+    async with running(max_unacked=1000) as bench:
+        bench.sink.is_open.clear()
+        bench.take(1, size_bytes=flush._MAX_UNACKED_BYTES - 1, is_caught_up=False)
+        await asyncio.wait_for(bench.flusher.wait_for_room(), 10)
+        bench.take(2, size_bytes=1, is_caught_up=False)
+        waiting = asyncio.create_task(bench.flusher.wait_for_room())
+        await bench.until(lambda: bench.sink.puts, "a flush that is not put off to the window's end")
+        await let_others_run()
+        assert not waiting.done()
+        bench.sink.is_open.set()
+        await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.usefixtures("stopped_clock")
 async def test_wait_for_room__waits_for_bad_records_that_are_not_told() -> None:
     async with running(max_unacked=1) as bench:
         told = asyncio.get_running_loop().create_future()
@@ -367,6 +385,22 @@ async def test_drain__waits_for_a_flush_that_runs_and_for_what_came_meanwhile() 
         assert not draining.done()
         bench.sink.is_open.set()
         assert await draining
+        assert bench.acked == [1, 2]
+
+
+@pytest.mark.usefixtures("stopped_clock")
+async def test_drain__flushes_at_once_what_found_room_only_by_its_flush() -> None:
+    async with running(max_unacked=1) as bench:
+        bench.take(1, is_caught_up=False)
+
+        async def take_when_there_is_room() -> None:
+            await bench.flusher.wait_for_room()
+            bench.take(2, is_caught_up=False)
+
+        taking = asyncio.create_task(take_when_there_is_room())
+        await asyncio.sleep(0)  # it waits first, so it is woken first
+        assert await bench.flusher.drain(5)
+        await taking
         assert bench.acked == [1, 2]
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,6 +115,29 @@ async def test_walk__ends_before_a_deadline_that_nobody_noted_can_pass(device_co
     store.device_count, store.is_walked = device_count, True
     walk_s = device_count / prune._PAGE_COUNT * await pruner_of(store)._pause_s()
     assert walk_s + 3 * LONGEST_INTERVAL_S < int(soon_ms) / 1000
+
+
+async def test_walk__keeps_its_pace_however_long_redis_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, now_s, took_s = FakeStore(page_count=4), 0.0, iter([0.03, 0.09, 0.0, 0.0])
+    store.is_walked = True
+    pauses: list[float] = []
+
+    async def page(after: bytes, count: int) -> tuple[int, bytes]:
+        nonlocal now_s
+        now_s += next(took_s)
+        return await FakeStore.prune(store, after, count)
+
+    async def pause(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+        pauses.append(seconds)
+
+    pruner = pruner_of(store)
+    monkeypatch.setattr(store, "prune", page)
+    monkeypatch.setattr(pruner, "sleep", pause)
+    monkeypatch.setattr(prune, "time", SimpleNamespace(monotonic=lambda: now_s))
+    await pruner._walk()
+    assert pauses == pytest.approx([prune._PAUSE_S - 0.03, 0.0, 3 * prune._PAUSE_S - 0.14])
 
 
 async def test_walk__hurries_where_none_has_ended_lately() -> None:

@@ -185,6 +185,14 @@ def test_token__that_is_wrong_is_not_shown(text: str) -> None:
     assert text not in str(raised.value)
 
 
+@pytest.mark.parametrize("variable", ["REDIS_HOST", "KAFKA_BOOTSTRAP_SERVERS", "REDIS_PORT"])
+@pytest.mark.parametrize("text", ["redis://:hunter2@redis:6379/0", "user:hunter2@host:9092"])
+def test_address_with_a_password__is_not_shown(variable: str, text: str) -> None:
+    with pytest.raises(WrongSetting, match=variable) as raised:
+        Settings.from_env({variable: text})
+    assert "hunter2" not in str(raised.value)
+
+
 def test_tls_files__are_needed_both_and_must_be_readable(tmp_path: Path) -> None:
     both = {"WEB_TLS_CERT_FILE": "/c.pem", "WEB_TLS_KEY_FILE": "/k.pem"}
     assert Settings.from_env(both).web_tls_key_file == "/k.pem"
