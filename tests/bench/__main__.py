@@ -49,7 +49,8 @@ def _footprint(endpoints: Endpoints, scale: Scale) -> list[Figure]:
 
 
 def _scaling(endpoints: Endpoints, scale: Scale) -> list[Figure]:
-    return scaling.measure(endpoints, 200_000 if scale.is_quick else 1_000_000, scale.repeat)
+    readings, rounds = (200_000, scale.repeat) if scale.is_quick else (1_000_000, max(scale.repeat, scaling.ROUNDS))
+    return scaling.measure(endpoints, readings, rounds)
 
 
 MEASUREMENTS: Final[dict[str, Measurement]] = {
