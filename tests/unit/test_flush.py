@@ -311,6 +311,16 @@ async def test_cancelled_telling__never_acks_though_the_other_one_succeeds(*, is
 # ------------------------------------------------------------------------------------------------------------- room
 
 
+async def check_room_comes_only_by(event: Callable[[], object], bench: Bench) -> None:
+    """Wait for room while what is taken leaves none: a flush begins at once, and the wait ends only after the event."""
+    waiting = asyncio.create_task(bench.flusher.wait_for_room())
+    await bench.until(lambda: bench.sink.puts, "a flush that is not put off to the window's end")
+    await let_others_run()
+    assert not waiting.done()
+    event()
+    await asyncio.wait_for(waiting, 10)
+
+
 @pytest.mark.usefixtures("stopped_clock", "quick_retries")
 async def test_wait_for_room__bounds_what_is_taken_and_lets_go() -> None:
     async with running(max_unacked=10) as bench:
@@ -319,12 +329,7 @@ async def test_wait_for_room__bounds_what_is_taken_and_lets_go() -> None:
         bench.take(1, count=9, is_caught_up=False)
         await bench.flusher.wait_for_room()
         bench.take(2, count=5, is_caught_up=False)
-        waiting = asyncio.create_task(bench.flusher.wait_for_room())
-        await bench.until(lambda: bench.sink.puts, "a flush that is not put off to the window's end")
-        await let_others_run()
-        assert not waiting.done()
-        bench.sink.is_open.set()
-        await asyncio.wait_for(waiting, 10)
+        await check_room_comes_only_by(bench.sink.is_open.set, bench)
         assert bench.acked == [1, 2]
 
 
@@ -335,12 +340,7 @@ async def test_wait_for_room__bounds_the_bytes_of_few_large_records_too() -> Non
         bench.take(1, size_bytes=flush._MAX_UNACKED_BYTES - 1, is_caught_up=False)
         await asyncio.wait_for(bench.flusher.wait_for_room(), 10)
         bench.take(2, size_bytes=1, is_caught_up=False)
-        waiting = asyncio.create_task(bench.flusher.wait_for_room())
-        await bench.until(lambda: bench.sink.puts, "a flush that is not put off to the window's end")
-        await let_others_run()
-        assert not waiting.done()
-        bench.sink.is_open.set()
-        await asyncio.wait_for(waiting, 10)
+        await check_room_comes_only_by(bench.sink.is_open.set, bench)
 
 
 @pytest.mark.usefixtures("stopped_clock")
@@ -348,12 +348,7 @@ async def test_wait_for_room__waits_for_bad_records_that_are_not_told() -> None:
     async with running(max_unacked=1) as bench:
         told = asyncio.get_running_loop().create_future()
         bench.take(1, told=told)
-        waiting = asyncio.create_task(bench.flusher.wait_for_room())
-        await bench.until(lambda: bench.sink.puts, "the flush")
-        await let_others_run()
-        assert not waiting.done()
-        told.set_result(None)
-        await asyncio.wait_for(waiting, 10)
+        await check_room_comes_only_by(lambda: told.set_result(None), bench)
 
 
 # ------------------------------------------------------------------------------------------------------------ drain
