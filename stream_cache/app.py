@@ -18,7 +18,8 @@ import mode.loop
 from faust.types import StreamT
 
 from stream_cache import views
-from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
+from stream_cache.batching import ChunkTransport
+from stream_cache.chunks import Chunk, ChunkSchema
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
@@ -34,6 +35,10 @@ from stream_cache.state import StateGuard
 from stream_cache.store import Store
 from stream_cache.web import WebServer
 from stream_cache.window import Latest, Window
+
+#: The contract gives a shutdown 10 s: SHUTDOWN_TIMEOUT_S, at most 8, for the flush; the rest is for the last steps that
+#: wait for Kafka (see `ChunkTransport`).
+_STOP_WITHIN_S, _LAST_STEPS = 9.0, 4
 
 
 class StreamCache(faust.App):
@@ -138,6 +143,7 @@ class StreamCache(faust.App):
             poll_timeout_s=self.settings.kafka_consumer_poll_timeout_s,
             decode=self._decode,
             drain=self._drain,
+            leave_within_s=(_STOP_WITHIN_S - self.settings.shutdown_timeout_s) / _LAST_STEPS,
         )
 
     def _new_web(self) -> WebServer:

@@ -6,6 +6,7 @@ StreamCacheError
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis
  +-- ConsumerStalled     nothing was read for long, though there is something to read
+ +-- UnreadableBatch     the source topic holds records that nobody can read
 """
 
 from __future__ import annotations
@@ -55,3 +56,13 @@ class UnflushedReadings(StreamCacheError):
 
 class ConsumerStalled(StreamCacheError):
     """The consumer reads nothing, though the broker has records for it. A restart is the cure."""
+
+
+class UnreadableBatch(StreamCacheError):
+    """The source topic holds a batch of records that nobody can read: it is corrupt, or of a codec to come."""
+
+    def __init__(self, topic: str, partition: int, offset: int, reason: Exception) -> None:
+        super().__init__(
+            f"topic {topic!r}, partition {partition}, offset {offset}: the batch of records there can't be read "
+            f"({reason!r}); restore the partition, or set the group's offset behind that batch"
+        )

@@ -1,0 +1,301 @@
+"""The consumer's thread: fetches, decompresses and decodes, and keeps up the membership of the group.
+
+Decoding here leaves the main thread's event loop to flushes and lookups, and passes the interpreter's lock to and fro
+less often. Heartbeats are sent from this thread too, so what it does at once is bounded: by records and by bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import FetchError, OffsetResetStrategy
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+from aiokafka.protocol.admin import DescribeGroupsRequest
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream_cache.batches import STEP_BYTES, Record
+from stream_cache.chunks import Chunk
+from stream_cache.errors import UnreadableBatch
+from stream_cache.waiting import WaitingLog
+
+if TYPE_CHECKING:
+    import aiokafka
+
+    from stream_cache.batching import ChunkConsumer
+
+_log = logging.getLogger(__name__)
+_ASK_AGAIN_S = 1.0
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Hands over one chunk per partition and fetch."""
+
+    consumer: ChunkConsumer
+    #: Where the chunks handed over so far end. Read and written in this thread only.
+    _handed_over: dict[TP, int]
+    #: Of the last assignment; empty before the first.
+    _member_id = ""
+
+    def __post_init__(self) -> None:
+        """Begin with nothing handed over."""
+        super().__post_init__()
+        self._handed_over = {}
+        self._read_permission, self._commit_permission = WaitingLog(_log), WaitingLog(_log)
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust sets these two to constants, or by its exactly-once mode. The consumer reads them when it starts.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - see above
+        consumer._fetch_max_wait_ms = int(self.consumer.poll_timeout_s * 1000)  # noqa: SLF001 - see above
+        return consumer
+
+    # ------------------------------------------------------------------------------------------------- membership
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let go, and look before joining again whether the static id is still ours to join with."""
+        await super().on_partitions_revoked(revoked)
+        coordinator = self._coordinator
+        # aiokafka has thrown away the member id that we had: the broker doesn't know it any more, or its generation.
+        has_lost_id = self._member_id and not coordinator.member_id
+        instance_id = coordinator._group_instance_id  # noqa: SLF001 - nothing public tells
+        if has_lost_id and instance_id is not None and await self._is_taken(instance_id):
+            coordinator._group_instance_id = None  # noqa: SLF001 - it can't be set otherwise
+            self.log.error(
+                "another worker has taken KAFKA_GROUP_INSTANCE_ID %r; going on without a static id: "
+                "give each worker its own, and restart them",
+                instance_id,
+            )
+
+    async def _is_taken(self, instance_id: str) -> bool:
+        """Ask the broker whether the group has another member of this static id. False when it doesn't answer."""
+        request = DescribeGroupsRequest([self._coordinator.group_id])
+        try:
+            response = await self._coordinator._send_req(request)  # noqa: SLF001 - goes to the broker that must know
+        except KafkaError as error:
+            self.log.warning("whether the static id %r is taken can't be told: %s", instance_id, error)
+            return False
+        # aiokafka asks in a version that leaves static ids out, but the broker makes member ids of them: "id-UUID".
+        others = {member[0] for group in response.groups for member in group[5]} - {self._member_id}
+        return any(re.fullmatch(rf"{re.escape(instance_id)}-[0-9a-f-]{{36}}", member_id) for member_id in others)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin anew."""
+        self._handed_over = {}
+        self._member_id = self._coordinator.member_id
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group; not for longer than there is time for it, when the broker doesn't answer."""
+        try:
+            async with asyncio.timeout(self.consumer.leave_within_s):
+                await super().on_thread_stop()
+        except TimeoutError:
+            self.log.warning("Kafka does not answer: the worker ends without having left its group")
+
+    @property
+    def _coordinator(self) -> Any:
+        return self._ensure_consumer()._coordinator  # noqa: SLF001 - nothing public tells of the membership
+
+    @property
+    def is_coordinating(self) -> bool:
+        """Whether the task that keeps up the membership runs, or has not begun."""
+        # There is no coordinator while the client looks for its first broker.
+        if self._consumer is None or self._consumer._closed or self._coordinator is None:  # noqa: SLF001 - as above
+            return True
+        return not self._coordinator._coordination_task.done()  # noqa: SLF001 - nothing public tells
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go to the committed offset of each partition, or to its beginning; return what is committed."""
+        return cast("Mapping[TP, int]", await self.call_thread(self._seek_to_committed))
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Take the place of aiokafka's own, which leaves a partition without a commit where it is.
+
+        A fetch that a rebalance overtook has moved it, and what that fetch brought is dropped: it would never be read.
+        Where the beginning lies isn't waited for: the broker says it after the long poll that is on its way.
+        """
+        tps = [TopicPartition(*tp) for tp in self.assignment()]
+        committed = await self._coordinator.fetch_committed_offsets(tps)
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - the consumer's own methods wait
+        fetcher.request_offset_reset([tp for tp in tps if tp not in committed], OffsetResetStrategy.EARLIEST)
+        for tp, found in committed.items():
+            fetcher.seek_to(tp, found.offset)
+        return {TP(*tp): committed[tp].offset if tp in committed else None for tp in tps}
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit the offsets of partitions that are still ours.
+
+        Returns: False where that was refused, because the group has rebalanced or has lost a permission. For Faust, any
+            refusal but the first is a crash.
+        """
+        held = self.assignment()
+        ours = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in held}
+        self.tp_last_committed_at.update(dict.fromkeys(ours, time.monotonic()))
+        try:
+            if ours:
+                await self._ensure_consumer().commit(ours)
+        except CommitFailedError:
+            return False
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
+            self._commit_permission.wait(f"a commit was refused, and is tried again: {error!r}")
+            return False
+        self._commit_permission.end("commits are accepted again")
+        return bool(ours)
+
+    # -------------------------------------------------------------------------------------------------- fetching
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        """Return a chunk for each partition that has something new; wait for it, up to `timeout`.
+
+        Takes the place of `Fetcher.fetched_records`, which counts records only, and doesn't say how far it read.
+        Raises: UnreadableBatch, ConsumerStoppedError.
+        """
+        if not self.consumer.flow_active:
+            return {}
+        fetcher = consumer._fetcher  # noqa: SLF001 - holds what has been fetched
+        if consumer._closed or fetcher._closed:  # noqa: SLF001 - nothing public tells
+            raise ConsumerStoppedError
+        with fetcher._subscriptions.fetch_context():  # noqa: SLF001 - by which aiokafka knows that it is not forgotten
+            # A group that is refused breaks off these waits. The coordinator waits then, and Health says so.
+            with suppress(KafkaError, TimeoutError):
+                await self._wait_for_records(fetcher, active_partitions, timeout)
+            try:
+                fetched = self._take(fetcher, active_partitions, max_records or 1)
+            except TopicAuthorizationFailedError as error:
+                await self._wait_for_permission(fetcher, error)
+                return {}
+        if fetched:
+            self._read_permission.end("the topic may be read")
+        return self._as_chunks(fetched)
+
+    async def _wait_for_records(self, fetcher: Any, active: Collection[TP], timeout_s: float | None) -> None:
+        if fetcher._subscriptions.reassignment_in_progress:  # noqa: SLF001 - nothing public tells
+            await fetcher._subscriptions.wait_for_assignment()  # noqa: SLF001 - as above
+        if any(tp in active for tp in fetcher._records):  # noqa: SLF001 - what has been fetched and not yet been read
+            return
+        waiter = fetcher._create_fetch_waiter()  # noqa: SLF001 - done when a fetch has brought something
+        async with asyncio.timeout(timeout_s):
+            await waiter
+
+    async def _wait_for_permission(self, fetcher: Any, error: KafkaError) -> None:
+        self._read_permission.wait(f"{error}: waiting for the permission to READ it (KAFKA_VALIDATED_DATA_TOPIC)")
+        await asyncio.sleep(_ASK_AGAIN_S)
+        for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - each partition has its error
+            if isinstance(result, FetchError):
+                self._forget(fetcher, tp)
+
+    def _take(self, fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, list[Record]]:
+        """Read what has been fetched, up to so many records, and up to about two times `STEP_BYTES`."""
+        taken: dict[TP, list[Record]] = {}
+        room_bytes = STEP_BYTES
+        for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
+            if tp not in active:
+                if not fetcher._subscriptions.is_assigned(tp):  # noqa: SLF001 - see above
+                    del fetcher._records[tp]  # noqa: SLF001 - see above
+                continue
+            if isinstance(result, FetchError):
+                if taken:
+                    break
+                result.check_raise()
+            records: list[Record] = []
+            while max_records > 0 and room_bytes > 0 and result.check_assignment(tp):
+                step = self._step(result, max_records, is_first=not records)
+                if step is None:
+                    break
+                records += step
+                max_records -= len(step)
+                # One that brought nothing decompressed as much as the others.
+                room_bytes -= _size_bytes(step) if step else STEP_BYTES
+            if not result.has_more():
+                self._forget(fetcher, tp)
+            if records:
+                taken[tp] = records
+        return taken
+
+    @staticmethod
+    def _step(result: Any, limit: int, *, is_first: bool) -> list[Record] | None:
+        """Read a step, and move the position with it; None when all is read."""
+        try:
+            step: list[Record] | None = result._partition_records.step(limit)  # noqa: SLF001 - a `PartitionReader`
+        except UnreadableBatch:
+            if is_first:
+                raise
+            step = None  # what lies before it is handed over, then it is fetched again
+        result._update_position()  # noqa: SLF001 - nothing public does
+        if step is None:
+            result._partition_records = None  # noqa: SLF001 - as aiokafka marks it
+        return step
+
+    @staticmethod
+    def _forget(fetcher: Any, tp: TP) -> None:
+        """Let the fetcher ask for what comes next in a partition."""
+        del fetcher._records[tp]  # noqa: SLF001 - as aiokafka itself does
+        fetcher._notify(fetcher._wait_consume_future)  # noqa: SLF001 - as above
+
+    def _as_chunks(self, fetched: dict[TP, list[Record]]) -> dict[TP, list[Chunk]]:
+        # Nothing is awaited since the records were taken, so the positions are those right after them.
+        states = self.partition_states()
+        is_caught_up = all(state.lso is not None and state.position >= state.lso for state in states.values())
+        chunks = {}
+        for tp, state in states.items():
+            records = fetched.get(tp, ())
+            if records or state.position > self._handed_over.get(tp, 0):
+                self._handed_over[tp] = state.position
+                content = self.consumer.decode(records) if records else None
+                chunk = Chunk(content, len(records), state.position, is_caught_up, _size_bytes(records))
+                chunks[tp] = [chunk]
+        return chunks
+
+    # --------------------------------------------------------------------------------------------- what is known
+
+    async def is_group_at_beginning(self, topic: str) -> bool:
+        """See `ChunkConsumer.is_group_at_beginning`."""
+        consumer = self._ensure_consumer()
+        tps = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+        if not tps:
+            raise UnknownTopicOrPartitionError(f"the partitions of {topic!r} are not known yet")
+        begins = await consumer.beginning_offsets(tps)
+        committed = await self._coordinator.fetch_committed_offsets(tps)
+        return all(tp not in committed or committed[tp].offset <= begins[tp] for tp in tps)
+
+    def partition_count(self, topic: str) -> int | None:
+        """Return how many partitions a topic has, None when it doesn't exist or nothing is known yet."""
+        if self._consumer is None:
+            return None
+        partitions = self._consumer._client.cluster.partitions_for_topic(topic)  # noqa: SLF001 - no public way doesn't wait
+        return len(partitions) if partitions else None
+
+    def partition_states(self) -> dict[TP, Any]:
+        """Return aiokafka's state of each assigned partition that has a position: `.position`, `.lso`."""
+        # No public way asks for a position without waiting.
+        consumer = self._consumer
+        subscription = consumer and consumer._subscription.subscription  # noqa: SLF001 - see above
+        if subscription is None or subscription.assignment is None:
+            return {}
+        states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
+        return {tp: state for tp, state in states.items() if state is not None and state.has_valid_position}
+
+
+def _size_bytes(records: Collection[Record]) -> int:
+    return sum([len(record.value or b"") + len(record.key or b"") for record in records])
