@@ -51,15 +51,16 @@ class StreamCache(faust.App):
         self.store = Store.from_settings(settings)
         self.dead_letters = DeadLetters(
             self._send_error_record,
-            settings.kafka_validated_data_topic,
-            settings.error_original_max_bytes,
-            self.metrics,
+            source_topic=settings.kafka_validated_data_topic,
+            error_topic=settings.kafka_error_topic,
+            original_max_bytes=settings.error_original_max_bytes,
+            metrics=self.metrics,
         )
         self.window = Window(self, settings.flush_interval_s)
         self.flusher = Flusher(
             self.window,
             self.store,
-            self.dead_letters.tell,
+            self.dead_letters.publish,
             self.metrics,
             interval_s=settings.flush_interval_s,
             max_unacked=settings.max_unacked_readings,
@@ -106,7 +107,7 @@ class StreamCache(faust.App):
         self.metrics.decoded(decoded)
         if latest.readings or latest.tombstones:
             self.window.add(partition, latest.readings.values(), latest.tombstones.values())
-        return self.dead_letters.tell(decoded.bad) if decoded.bad else None
+        return self.dead_letters.publish(decoded.bad) if decoded.bad else None
 
     def _decode(self, records: Sequence[SourceRecord]) -> tuple[DecodedChunk, Latest]:
         """Decode a chunk and find its latest of each device; in the consumer's thread, to hold the event loop less."""
@@ -125,6 +126,7 @@ class StreamCache(faust.App):
 
     async def on_first_start(self) -> None:
         """Start the parts that live. Faust makes a data directory here; we keep nothing on disk."""
+        await self.add_runtime_dependency(self.dead_letters)  # before the flusher, so that it stops after it
         await self.add_runtime_dependency(self.flusher)
         await self.add_runtime_dependency(self.pruner)
         await self.add_runtime_dependency(self.state_guard)
@@ -132,7 +134,6 @@ class StreamCache(faust.App):
 
     async def on_shutdown(self) -> None:
         """Close Redis, last of all."""
-        self.dead_letters.close()
         await self.store.close()
         await super().on_shutdown()
 

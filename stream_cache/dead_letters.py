@@ -1,4 +1,4 @@
-"""Bad records -> the error topic (the contract, section 3).
+"""Bad records -> the error topic (the contract, section 3): one queue, one publisher.
 
 A chunk with a bad record can only be committed when the broker has the error record, so this tries until it has.
 """
@@ -6,159 +6,237 @@ A chunk with a bad record can only be committed when the broker has the error re
 from __future__ import annotations
 
 import asyncio
-import base64
-import math
-import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import mode
 import msgspec
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from faust.exceptions import ProducerSendError
 
+from stream_cache.error_record import ErrorRecord, Rejection
 from stream_cache.errors import BadRecord
 from stream_cache.metrics import Metrics
-from stream_cache.models import SourceRecord, format_time, json_text, now
+from stream_cache.models import SourceRecord
+from stream_cache.waiting import WaitingLog
 
 #: Sends one record, and returns what is done when the broker has it: (key, value, headers) -> awaitable.
 Send = Callable[[bytes | None, bytes, list[tuple[str, bytes]]], Awaitable[Awaitable[Any]]]
 
-_SERVICE = "cache_service"
+#: Error records that are sent together, and so the largest batch. Some 150 of the usual ones: encoding them holds the
+#: event loop for a few milliseconds.
+_GROUP_MAX_BYTES = 64 * 1024
 _RETRY_S = 1.0
-_SAY_EVERY_S, _WARN_EVERY_S = 60.0, 10.0
-_logger = mode.get_logger(__name__)
+#: A broker that has not answered for so long is worth a word, though the client still waits for it.
+_SLOW_S = 3.0
+_SAY_EVERY_S = 60.0
 
 
-class DeadLetters:
-    """Tells bad records to the error topic, each until the broker has it.
+class _Batch(msgspec.Struct):
+    """Bad records that were handed over together."""
+
+    left_count: int
+    is_published: asyncio.Future[None]
+
+
+class _Queued(msgspec.Struct):
+    """A bad record that waits for the broker; what is sent of it shrinks where it can't be sent whole."""
+
+    rejection: Rejection
+    batch: _Batch
+    whole_max_bytes: int
+    original_max_bytes: int
+    has_request_id: bool = True
+
+    def cut(self, sent_bytes: int) -> bool:
+        """Leave out more of the record. Returns: False when nothing was left that could be, and it is whole again."""
+        if self.original_max_bytes:
+            self.original_max_bytes = min(self.original_max_bytes, sent_bytes) // 4
+        elif self.has_request_id and self.rejection.request_id is not None:
+            self.has_request_id = False
+        else:  # so it was not the record's size: the topic takes nothing at all
+            self.original_max_bytes, self.has_request_id = self.whole_max_bytes, True
+            return False
+        return True
+
+
+class DeadLetters(mode.Service):
+    """Publishes bad records to the error topic in the order they come, each until the broker has it.
 
     `trouble` says why the topic refuses at the moment, None when it doesn't: readiness shows it. The log has how many
-    were told, at once and then once a minute: a flood doesn't drown it.
+    were published, at once and then once a minute: a flood doesn't drown it.
+
+    The queue is bounded by who fills it: what is not published is not acked, and `Flusher.wait_for_room` bounds what
+    is not acked, in records and in bytes.
+
+    Args:
+        send: sends one record to the error topic.
+        original_max_bytes: the most that an error record holds of the original.
     """
 
-    def __init__(self, send: Send, source_topic: str, original_max_bytes: int, metrics: Metrics) -> None:
-        self._send, self._source_topic, self._original_max_bytes = send, source_topic, original_max_bytes
-        self._metrics = metrics
-        self._telling: set[asyncio.Task[None]] = set()
-        # aiokafka wakes everyone who waits for room in a batch whenever one is sent: with a flood that is quadratic.
-        self._sending = asyncio.Lock()
-        self._told_unsaid: Counter[str] = Counter()
+    def __init__(
+        self,
+        send: Send,
+        *,
+        source_topic: str,
+        error_topic: str,
+        original_max_bytes: int,
+        metrics: Metrics,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._send, self._source_topic, self._error_topic = send, source_topic, error_topic
+        self._original_max_bytes, self._metrics = original_max_bytes, metrics
+        self._queue: deque[_Queued] = deque()
+        self._has_queued = asyncio.Event()
+        self._group_max_bytes = _GROUP_MAX_BYTES
+        self._waiting = WaitingLog(self.logger)
+        self._published_unsaid: Counter[str] = Counter()
         self._next_line: asyncio.TimerHandle | None = None
-        self._untold_count = 0
-        self._warned_at = -math.inf
         self.trouble: str | None = None
 
     @property
     def is_telling(self) -> bool:
         """Whether error records are on their way, or wait for the topic."""
-        return bool(self._telling)
+        return bool(self._queue)
 
-    def tell(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> asyncio.Future[None]:
-        """Begin to send the error records. The future is done when the broker has all of them; it is never failed."""
-        task = asyncio.create_task(self._tell_all(refused))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
-        return task
+    def publish(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> asyncio.Future[None]:
+        """Queue error records, one at least. The future is done when the broker has all of them; it never fails.
 
-    def close(self) -> None:
-        """Say in the log what was not said yet."""
+        It is cancelled when the worker stops first: the bad records are not published, and so not to be committed.
+        """
+        batch = _Batch(len(refused), asyncio.get_running_loop().create_future())
+        for record, bad in refused:
+            max_bytes = self._original_max_bytes
+            self._queue.append(_Queued(Rejection.of(record, bad), batch, max_bytes, max_bytes))
+        self._has_queued.set()
+        return batch.is_published
+
+    async def on_stop(self) -> None:
+        """Let go of what is not published, and say in the log what was not said yet."""
+        for queued in self._queue:
+            queued.batch.is_published.cancel()
         if self._next_line:
             self._next_line.cancel()
             self._say_how_many()
 
-    async def _tell_all(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> None:
-        left = list(refused)
-        self._untold_count += len(left)
-        while left:
-            are_told = await asyncio.gather(*(self._is_told(record, bad) for record, bad in left))
-            self._note_told([bad.kind for (_, bad), is_told in zip(left, are_told, strict=True) if is_told])
-            left = [item for item, is_told in zip(left, are_told, strict=True) if not is_told]
-            if left:
-                await asyncio.sleep(_RETRY_S)
-            else:
+    @mode.Service.task
+    async def _publish_queued(self) -> None:
+        while not self.should_stop:
+            await self._has_queued.wait()
+            group = self._next_group()
+            slow = self.loop.call_later(_SLOW_S, self._note_trouble, f"has not answered for {_SLOW_S:.0f} s")
+            try:
+                answers = await self._send_group(group)
+            finally:
+                slow.cancel()
+            errors = [_cause(answer) for answer in answers if isinstance(answer, BaseException)]
+            self._dequeue([not isinstance(answer, BaseException) for answer in answers])
+            if any(type(error) is KafkaError for error in errors):
+                raise errors[0]  # aiokafka raises the bare class when its sender has died, which only a restart cures
+            if not errors:
                 self.trouble = None
+                self._waiting.end(f"the error topic {self._error_topic!r} takes bad records again")
+                self._group_max_bytes = min(_GROUP_MAX_BYTES, self._group_max_bytes + self._group_max_bytes // 8 + 1)
+            elif not self._make_smaller(group, errors[0]):
+                self._metrics.telling_failed()
+                self._note_trouble(_describe(errors[0], group[0].size_bytes))
+                await self.sleep(_RETRY_S)
 
-    async def _is_told(self, record: SourceRecord, bad: BadRecord) -> bool:
+    def _next_group(self) -> list[ErrorRecord]:
+        """Encode the head of the queue: one record at least, and no more than a batch may hold at the moment."""
+        group: list[ErrorRecord] = []
+        size_bytes = 0
+        for queued in self._queue:
+            error_record = queued.rejection.encode(
+                self._source_topic, queued.original_max_bytes, has_request_id=queued.has_request_id
+            )
+            size_bytes += error_record.size_bytes
+            if group and size_bytes > self._group_max_bytes:
+                break
+            group.append(error_record)
+        return group
+
+    async def _send_group(self, group: Sequence[ErrorRecord]) -> list[BaseException | None]:
+        """Send, and wait for the answers. Returns: why a record is not published, None for one that is."""
+        answers: list[Awaitable[Any]] = []
+        refusal: Exception | None = None
         try:
-            await self._tell(record, bad)
+            for error_record in group:
+                answers.append(await self._send(*error_record))  # noqa: PERF401 - those before an error count
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said and tried again
-            # Said now, not when all have been tried: a topic that is missing lets each wait for 10 s.
-            self.trouble = f"{type(error).__name__}: {error}"
-            self._metrics.telling_failed()
-            self._say_that_they_wait()
-            return False
-        return True
+            refusal = error  # the others would meet the same: with a topic that is missing, 10 s later each
+        answered = await asyncio.gather(*answers, return_exceptions=True)
+        return [*answered, *[refusal] * (len(group) - len(answered))]
 
-    def _note_told(self, kinds: Sequence[str]) -> None:
-        self._untold_count -= len(kinds)
-        self._told_unsaid.update(kinds)
+    def _dequeue(self, are_published: Sequence[bool]) -> None:
+        """Take what is published from the head of the queue, and let its batch know."""
+        head = list(islice(self._queue, len(are_published)))
+        for queued, is_published in zip(head, are_published, strict=True):
+            self._queue.popleft()
+            if is_published:
+                self._published_unsaid[queued.rejection.kind] += 1
+                queued.batch.left_count -= 1
+                if not queued.batch.left_count and not queued.batch.is_published.done():
+                    queued.batch.is_published.set_result(None)
+        left = [queued for queued, is_published in zip(head, are_published, strict=True) if not is_published]
+        self._queue.extendleft(reversed(left))
+        if not self._queue:
+            self._has_queued.clear()
         if self._next_line is None:
             self._say_how_many()
 
-    def _say_how_many(self) -> None:
-        """Say how many were told since the last such line, and that again after a while."""
-        self._next_line = None
-        if self._told_unsaid:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in self._told_unsaid.most_common())
-            _logger.warning("%d bad records were told to the error topic: %s", self._told_unsaid.total(), kinds)
-            self._told_unsaid.clear()
-            self._next_line = asyncio.get_running_loop().call_later(_SAY_EVERY_S, self._say_how_many)
+    def _make_smaller(self, group: Sequence[ErrorRecord], error: BaseException) -> bool:
+        """Send less at once from now on. Returns: whether that may be all it takes.
 
-    def _say_that_they_wait(self) -> None:
-        """Say it once in a while for all chunks, each of which tries again by itself."""
-        if time.monotonic() - self._warned_at < _WARN_EVERY_S:
-            return
-        self._warned_at = time.monotonic()
-        _logger.warning(
-            "%d bad records could not be told to the error topic, trying again in %.0f s; their offsets stay "
-            "uncommitted: %s",
-            self._untold_count,
-            _RETRY_S,
-            self.trouble,
+        A broker refuses a batch for its size, however small its records. So only one that is refused by itself is cut.
+        Other errors may be about the size too: a broker closes the connection on a request beyond its
+        socket.request.max.bytes.
+        """
+        is_too_large = isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError)
+        if len(group) > 1:
+            self._group_max_bytes = sum([error_record.size_bytes for error_record in group]) // 2
+            return is_too_large
+        # Better published in part than never.
+        return is_too_large and self._queue[0].cut(group[0].size_bytes)
+
+    def _note_trouble(self, what: str) -> None:
+        self.trouble = f"{self._error_topic!r} (KAFKA_ERROR_TOPIC) {what}"
+        self._waiting.wait(
+            f"{self.trouble}; {len(self._queue)} bad records wait, tried again every {_RETRY_S:.0f} s; nothing is "
+            "lost: their offsets are not committed before they are published"
         )
 
-    async def _tell(self, record: SourceRecord, bad: BadRecord) -> None:
-        headers = {
-            "source.topic": self._source_topic,
-            "source.partition": str(record.partition),
-            "source.offset": str(record.offset),
-            "source.timestamp": str(record.timestamp),
-            "error.type": bad.kind,
-        }
-        request_id, max_bytes = bad.request_id, self._original_max_bytes
-        while True:
-            try:
-                async with self._sending:  # built only now: all of a chunk's at once would take a lot of memory
-                    value = {
-                        "request_id": msgspec.Raw(json_text(request_id).encode()),
-                        "timestamp": format_time(now()),
-                        "service": _SERVICE,
-                        "error": bad.reason,
-                        "original_message": _original_message(record.value or b"", max_bytes, is_object=bad.is_object),
-                    }
-                    broker_has_it = await self._send(
-                        None if request_id is None else request_id.encode(errors="backslashreplace"),
-                        msgspec.json.encode(value),
-                        [(name, text.encode()) for name, text in headers.items()],
-                    )
-                await broker_has_it
-            except (MessageSizeTooLargeError, ProducerSendError) as error:
-                if (max_bytes == 0 and request_id is None) or not _is_too_large(error):
-                    raise
-                # The topic takes less than ERROR_ORIGINAL_MAX_BYTES: better told in part than never.
-                request_id = request_id if max_bytes else None
-                max_bytes //= 4
-            else:
-                return
+    def _say_how_many(self) -> None:
+        """Say how many were published since the last such line, and that again after a while."""
+        self._next_line = None
+        if self._published_unsaid:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self._published_unsaid.most_common())
+            count = self._published_unsaid.total()
+            self.logger.warning("%d bad records were published to the error topic: %s", count, kinds)
+            self._published_unsaid.clear()
+            self._next_line = self.loop.call_later(_SAY_EVERY_S, self._say_how_many)
 
 
-def _original_message(value: bytes, max_bytes: int, *, is_object: bool) -> Any:
-    if len(value) > max_bytes:
-        return {"base64": base64.b64encode(value[:max_bytes]).decode(), "truncated": True, "size_bytes": len(value)}
-    return msgspec.Raw(value) if is_object and value else {"base64": base64.b64encode(value).decode()}
+def _cause(error: BaseException) -> BaseException:
+    """Return what the Kafka client raised, which Faust may have wrapped."""
+    return error.__cause__ if isinstance(error, ProducerSendError) and error.__cause__ else error
 
 
-def _is_too_large(error: Exception) -> bool:
-    return isinstance(error, MessageSizeTooLargeError) or isinstance(error.__cause__, MessageSizeTooLargeError)
+def _describe(error: BaseException, sent_bytes: int) -> str:
+    match error:
+        case UnknownTopicOrPartitionError():
+            return "does not exist: create it"
+        case TopicAuthorizationFailedError():
+            return "may not be written to: grant WRITE on it"
+        case MessageSizeTooLargeError() | RecordListTooLargeError():
+            return f"refuses even records of {sent_bytes} bytes: raise its max.message.bytes"
+    return f"refuses: {type(error).__name__}: {error}"

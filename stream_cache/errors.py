@@ -11,6 +11,8 @@ StreamCacheError
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 
 class StreamCacheError(Exception):
     """Anything that this package raises on purpose."""
@@ -35,14 +37,14 @@ class BadRecord(StreamCacheError):
         kind: short name of the reason, goes into the header ``error.type``.
         reason: which field is wrong and why, goes into ``error``.
         request_id: of the record, None where it can't be read.
-        is_object: whether the record's value is a JSON object at all.
+        refused_at: when, naive and UTC, as all times here.
     """
 
     def __init__(self, kind: str, reason: str, request_id: str | None = None) -> None:
         self.kind = kind
         self.reason = reason
         self.request_id = request_id
-        self.is_object = kind not in {"not_json", "not_an_object", "bad_key"}
+        self.refused_at = datetime.now(UTC).replace(tzinfo=None)
         super().__init__(reason)
 
 

@@ -198,10 +198,13 @@ class Flusher(mode.Service):
                 return result.refused
 
     def _ack_when_told(self, chunk: _Taken) -> None:
-        if any(told.cancelled() for told in chunk.told):
+        done = [told for told in chunk.told if told.done()]
+        if any(told.cancelled() for told in done):
             return  # the worker stops: uncommitted, the chunk is read again
-        waiting = [told for told in chunk.told if not told.done()]
-        if waiting:
+        failures = [error for told in done if (error := told.exception())]
+        if failures:  # never happens: its bad records are not published, and nobody publishes them any more
+            self.add_future(self.crash(failures[0]))
+        elif waiting := [told for told in chunk.told if not told.done()]:
             waiting[0].add_done_callback(lambda _told: self._ack_when_told(chunk))
         else:
             chunk.ack()

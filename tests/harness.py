@@ -271,8 +271,10 @@ def delete_topics(bootstrap: str, names: Iterable[str]) -> None:
             deleted.result(REQUEST_TIMEOUT_S)
 
 
-def produce(bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s: float = 60) -> list[tuple[int, int]]:
-    """Produce in order, gzipped and with acks=all, as the normalizer does.
+def produce(
+    bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s: float = 60, codec: str = "gzip"
+) -> list[tuple[int, int]]:
+    """Produce in order, compressed and with acks=all, as the normalizer does.
 
     Returns: partition and offset of each record, in the order given.
     Raises: KafkaException for the first record that was refused; TimeoutError when not all were told of in time.
@@ -281,7 +283,7 @@ def produce(bootstrap: str, topic: str, records: Iterable[Record], *, timeout_s:
         {
             "bootstrap.servers": bootstrap,
             "enable.idempotence": True,  # keeps the order over retries, and implies acks=all
-            "compression.type": "gzip",
+            "compression.type": codec,
             "compression.level": 1,  # twice as fast as the default
             "partitioner": "murmur2_random",
             "log_level": 3,  # errors: the first use of a new broker warns of a retry

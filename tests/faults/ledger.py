@@ -1,7 +1,8 @@
 """What was produced, and what must have become of it: the oracle's verdicts, kept as they are needed here."""
 
 import heapq
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from threading import Lock
 
 from tests import harness, oracle, readings
@@ -28,6 +29,8 @@ class Ledger:
         self._not_in_floor: dict[int, list[tuple[int, str, oracle.Order]]] = {}  # heaps
         self._floor: dict[str, oracle.Order] = {}
         self.record_count = 0
+        #: Of the batches to come: the next one for each call of `produce`.
+        self.codecs: Iterator[str] = itertools.repeat("gzip")
 
     def produce(self, drafts: Iterable[readings.Draft]) -> None:
         """Send the drafts, and note what they became. Raises: what `harness.produce` raises."""
@@ -38,7 +41,13 @@ class Ledger:
                 kept.append(draft)
                 yield harness.Record(draft.value, draft.key, draft.partition, draft.timestamp_ms)
 
-        placed = harness.produce(self._topics.bootstrap, self._topics.source, records(), timeout_s=PRODUCE_TIMEOUT_S)
+        placed = harness.produce(
+            self._topics.bootstrap,
+            self._topics.source,
+            records(),
+            timeout_s=PRODUCE_TIMEOUT_S,
+            codec=next(self.codecs),
+        )
         self.note(
             oracle.Record(partition, offset, draft.timestamp_ms, draft.key, draft.value)
             for draft, (partition, offset) in zip(kept, placed, strict=True)

@@ -5,6 +5,7 @@ Everything random follows from the seed that is printed. One line for each fault
 """
 
 import argparse
+import itertools
 import random
 import re
 import sys
@@ -18,6 +19,8 @@ from tests.harness import RedisDatabase, TopicNames, Worker
 from tests.services import KafkaServer, RedisServer
 
 PER_SECOND, DEVICES = 9_000, 20_000
+#: Each second's readings come with the next one.
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 #: The first worker is never killed, so that its memory tells of the whole time.
 STEADY, MOST_WORKERS = 1, 3
 RECOVERED_WITHIN_S = 60
@@ -125,6 +128,7 @@ class Soak:
             self.restart_kafka: 1,
         }
         self._scene.start_workers(2)
+        self._scene.ledger.codecs = itertools.cycle(CODECS)
         ends_s = self._began_s + minutes * 60
         with self._scene.fed(per_second=PER_SECOND, devices=DEVICES):
             while time.monotonic() < ends_s:

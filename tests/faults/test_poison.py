@@ -1,4 +1,4 @@
-"""Half of 100,000 records are bad: good ones go on as fast as ever, bad ones are told and counted, the log is short."""
+"""Half of 100,000 records are bad: good ones stay fast, bad ones are published and counted, the log is short."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def seconds_until_seen(scene: Scene, device_id: str) -> float:
 
 def counts_logged(worker: Worker) -> list[int]:
     """Return what each line of the log says of how many bad records there were, and that its parts add up."""
-    found = re.findall(r"(\d+) bad records were told to the error topic: (.*)", worker.log_text())
+    found = re.findall(r"(\d+) bad records were published to the error topic: (.*)", worker.log_text())
     for count, kinds in found:
         assert sum(map(int, re.findall(r"\d+", kinds))) == int(count)
     return [int(count) for count, _ in found]

