@@ -71,8 +71,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, no measurement")
     parser.add_argument("--only", type=_one_of(names), default=["backlog", *MEASUREMENTS], help=", ".join(names))
     workloads = [workload.name for workload in backlog.FULL]
-    parser.add_argument("--workload", choices=workloads, help="of the backlog; default: both")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds of the backlog, the lookups and the scaling")
+    parser.add_argument("--workload", type=_one_of(workloads), default=workloads, help="of the backlog; default: all")
+    parser.add_argument("--repeat", type=int, default=7, help="rounds of the backlog, the lookups and the scaling")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, the machine and the versions")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the backlog's chart")
     return parser.parse_args(arguments)
@@ -93,9 +93,7 @@ def main() -> int:
     """Return 1 when a row or another measurement failed; the others are told all the same."""
     options = parse()
     workloads = [
-        workload
-        for workload in (backlog.QUICK if options.quick else backlog.FULL)
-        if options.workload in {None, workload.name}
+        workload for workload in (backlog.QUICK if options.quick else backlog.FULL) if workload.name in options.workload
     ]
     rows = ROW_NAMES if "backlog" in options.only else [name for name in options.only if name in ROW_NAMES]
     with running_services() as endpoints:

@@ -1,11 +1,13 @@
 """The backlog benchmark: how fast each row takes in what has piled up in Kafka.
 
 Each workload is produced once. Then the rows run alternating (A, B, C, A, B, C, ...), each in its own process, with
-an emptied Redis database and a consumer group of its own; after each run Redis is held against the expected state. A
-row's rate is the median of its runs, its ratio the median of the ratios to the baseline's run of the same round: what
-slows the machine down for a while slows both.
+an emptied Redis database and a consumer group of its own; after each run Redis is held against the expected state (on
+mixed shapes the service's alone: the other rows may do what is wrong there). A row's rate is the median of its runs,
+its ratio the median of the ratios to the baseline's run of the same round: what slows the machine down for a while
+slows both.
 """
 
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -14,9 +16,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from redis import Redis
+
 from tests.bench.children import environment
 from tests.bench.endpoints import Endpoints
-from tests.bench.rows import BASELINE, ROWS, Row
+from tests.bench.rows import BASELINE, OURS, ROWS, Row
 from tests.bench.rows.job import Job, Outcome
 from tests.bench.state import WrongStateError, check_final
 from tests.bench.workload import Expected, Workload
@@ -26,10 +30,14 @@ TIMEOUT_S: Final = 1_200
 FULL: Final = (
     Workload("10k", readings=1_000_000, devices=10_000),
     Workload("unique", readings=400_000, devices=None),
+    Workload("10k-mixed", readings=1_000_000, devices=10_000, shapes="mixed"),
+    Workload("unique-mixed", readings=400_000, devices=None, shapes="mixed"),
 )
 QUICK: Final = (
     Workload("10k", readings=100_000, devices=10_000),
     Workload("unique", readings=40_000, devices=None),
+    Workload("10k-mixed", readings=100_000, devices=10_000, shapes="mixed"),
+    Workload("unique-mixed", readings=40_000, devices=None, shapes="mixed"),
 )
 
 
@@ -44,6 +52,8 @@ class Result:
     workload: Workload
     row: Row
     runs: list[Outcome] = field(default_factory=list)
+    redis_cpu_s: list[float] = field(default_factory=list)
+    """What each run cost the Redis server."""
     ratios: list[float] = field(default_factory=list)
     """To the baseline's run of the same round; empty when the baseline didn't run."""
     failure: str = ""
@@ -59,6 +69,12 @@ class Result:
         return statistics.median(run.cpu_s / run.readings * 1e6 for run in self.runs)
 
     @property
+    def redis_cpu_s_per_million(self) -> float:
+        return statistics.median(
+            cpu_s / run.readings * 1e6 for cpu_s, run in zip(self.redis_cpu_s, self.runs, strict=True)
+        )
+
+    @property
     def ratio(self) -> float | None:
         return statistics.median(self.ratios) if self.ratios else None
 
@@ -67,6 +83,7 @@ class Result:
 class _Backlog:
     topic: str
     readings: int
+    is_even: bool
     expected: Expected
 
 
@@ -92,17 +109,22 @@ def measure(endpoints: Endpoints, workloads: Sequence[Workload], rows: Collectio
 def _run_once(endpoints: Endpoints, result: Result, backlog: _Backlog, round_number: int) -> None:
     what = f"{result.workload.name}, round {round_number}: {result.row.name}"
     try:
-        outcome = run_row(endpoints, result.row, backlog)
+        outcome, redis_cpu_s = run_row(endpoints, result.row, backlog)
     except (RowFailedError, WrongStateError, subprocess.TimeoutExpired) as error:
         result.failure = str(error)
         print(f"{what} failed: {error}", file=sys.stderr, flush=True)
         return
     result.runs.append(outcome)
-    print(f"{what}: {outcome.rate:,.0f} readings/s, {outcome.cpu_s:.2f} CPU s", file=sys.stderr, flush=True)
+    result.redis_cpu_s.append(redis_cpu_s)
+    shown = f"{outcome.rate:,.0f} readings/s, {outcome.cpu_s:.2f} CPU s, {redis_cpu_s:.2f} of Redis"
+    print(f"{what}: {shown}", file=sys.stderr, flush=True)
 
 
-def run_row(endpoints: Endpoints, row: Row, backlog: _Backlog) -> Outcome:
-    """Run a row in a process of its own, on an empty database and as a new group, and check what it leaves."""
+def run_row(endpoints: Endpoints, row: Row, backlog: _Backlog) -> tuple[Outcome, float]:
+    """Run a row in a process of its own, on an empty database and as a new group, and check what it leaves.
+
+    Returns: what it measured, and the CPU time that it cost the Redis server meanwhile, in seconds.
+    """
     job = Job(
         bootstrap_servers=endpoints.bootstrap_servers,
         redis_url=endpoints.redis_url,
@@ -115,9 +137,17 @@ def run_row(endpoints: Endpoints, row: Row, backlog: _Backlog) -> Outcome:
     )
     with endpoints.redis() as client:
         client.flushdb()
+        before_s = _redis_cpu_s(client)
         outcome = _run(row, job)
-        check_final(client, row, backlog.expected)
-    return outcome
+        redis_cpu_s = _redis_cpu_s(client) - before_s
+        if backlog.is_even or row.name == OURS:
+            check_final(client, row, backlog.expected)
+    return outcome, redis_cpu_s
+
+
+def _redis_cpu_s(client: Redis) -> float:
+    used = client.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
 def _run(row: Row, job: Job) -> Outcome:
@@ -141,9 +171,8 @@ def _readings_of(row: Row, workload: Workload) -> int:
 
 
 def _produce(endpoints: Endpoints, workload: Workload, readings: int) -> _Backlog:
-    part = Workload(workload.name, readings, workload.devices, workload.seed)
-    topic, expected = endpoints.produce(part)
-    return _Backlog(topic=topic, readings=readings, expected=expected)
+    topic, expected = endpoints.produce(dataclasses.replace(workload, readings=readings))
+    return _Backlog(topic=topic, readings=readings, is_even=workload.shapes == "even", expected=expected)
 
 
 def _compare(of_row: dict[str, Result]) -> None:

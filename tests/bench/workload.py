@@ -1,12 +1,6 @@
 """Seeded readings for the benchmarks, and what Redis must hold once all of them are through.
 
-Shapes: those of the contract's samples, about 350 bytes a reading; one request gives one record per datatype of its
-device; 3 % late by up to 30 s, 2 % with null metadata, one time stamp in 50 without its fraction. Event times lie in
-the past, so no clock can make one a bad record.
-
-A device always writes its time stamps in one style (naive, `Z` or `+02:00`) and its datatypes agree on which metadata
-fields are null. Hence comparing the text of time stamps, and an HSET over an older hash, are right here as in most real
-fleets: the hand-written rows may do both, and end in the same state as a row that handles every case.
+Event times lie in the past, so no clock can make one a bad record. `even.py` and `mixed.py` draw the readings.
 
 The last record of each partition is the newest of a sentinel device of its own: whoever sees its event time in Redis
 knows that the partition has been consumed to its end.
@@ -18,23 +12,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from confluent_kafka import Producer
+
+from tests.bench import even, mixed
+from tests.bench.texts import EPOCH_S, US, request_id, second_text
 
 PARTITIONS: Final = 8
 SEED: Final = 20_261_122
 SAMPLED_DEVICES: Final = 200  # devices whose final state is compared field by field
-
-_US: Final = 1_000_000
-_EPOCH_S: Final = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())
-_STEP_US: Final = 997  # event time between two requests: about a thousand requests a second
-_LATE_SHARE: Final = 0.03
-_LATE_MAX_US: Final = 30 * _US
-_NO_FRACTION_SHARE: Final = 0.02
-_NULL_METADATA_SHARE: Final = 0.02
 METADATA_FIELDS: Final = ("datatype_id", "datatype_name", "datatype_unit", "persist")
+
+Shapes: TypeAlias = Literal["even", "mixed"]
+_BODIES: Final = {"even": even.bodies, "mixed": mixed.bodies}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +38,7 @@ class Workload:
     seed: int = SEED
     first_device: int = 0  # ids are numbered from here: another fleet
     start_s: int = 0  # event times begin this much later: the same fleet again, newer
+    shapes: Shapes = "even"
 
 
 class Record(NamedTuple):
@@ -75,23 +67,6 @@ class Expected:
     last: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-class _Datatype(NamedTuple):
-    """The JSON text of one datatype's readings: a number follows `before`, the metadata (or null) `between`."""
-
-    before: str
-    between: str
-    metadata: str
-
-
-class _Device(NamedTuple):
-    device_id: str
-    partition: int
-    shift_s: int  # how far its clock face is ahead of UTC
-    zone: str
-    may_drop_fraction: bool
-    datatypes: list[_Datatype]
-
-
 def partition_of(device_id: str) -> int:
     """The partition of a device: any stable hash of the key will do."""
     return zlib.crc32(device_id.encode()) % PARTITIONS
@@ -108,37 +83,21 @@ def event_us(timestamp: str) -> int:
     if parsed.tzinfo is None:
         parsed = parsed.replace(tzinfo=UTC)
     whole_s = int(parsed.replace(microsecond=0).timestamp())
-    return whole_s * _US + parsed.microsecond
+    return whole_s * US + parsed.microsecond
 
 
 def records(workload: Workload) -> Iterator[Record]:
     """Every record of the workload, in the order of production. The same seed gives the same bytes."""
     rng = random.Random(workload.seed)
     body_count = max(0, workload.readings - PARTITIONS)  # the rest are the sentinels'
-    fleet = [_device(workload.first_device + n, rng) for n in range(workload.devices or 0)]
-    second_text = lru_cache(maxsize=None)(_second_text)
-    start_us = workload.start_s * _US
-    produced = request = 0
-    while produced < body_count:
-        device = rng.choice(fleet) if fleet else _device(workload.first_device + produced, rng)
-        at_us = start_us + request * _STEP_US
-        if rng.random() < _LATE_SHARE:
-            at_us -= rng.randrange(_LATE_MAX_US)
-        elif device.may_drop_fraction and rng.random() < _NO_FRACTION_SHARE:
-            at_us -= at_us % _US
-        second, fraction_us = divmod(at_us, _US)
-        text = second_text(second + device.shift_s)
-        if fraction_us or not device.may_drop_fraction:
-            text = f"{text}.{fraction_us:06d}"
-        head = f'{{"request_id":"{_request_id(rng.getrandbits(128))}","timestamp":"{text}{device.zone}",'
-        for datatype in device.datatypes[: body_count - produced] if fleet else device.datatypes[:1]:
-            has_metadata = rng.random() >= _NULL_METADATA_SHARE
-            metadata = datatype.metadata if has_metadata else "null"
-            value = f"{head}{datatype.before}{rng.random() * 100:.2f}{datatype.between}{metadata}}}"
-            yield Record(device.partition, device.device_id, _EPOCH_S * _US + at_us, has_metadata, value.encode())
-            produced += 1
-        request += 1
-    yield from _sentinels(workload, workload.readings - produced, workload.start_s + request * _STEP_US // _US + 1)
+    newest_us = start_us = workload.start_s * US
+    bodies = _BODIES[workload.shapes](rng, body_count, workload.devices, workload.first_device, start_us)
+    for body in bodies:
+        newest_us = max(newest_us, body.at_us)
+        yield Record(
+            partition_of(body.device_id), body.device_id, EPOCH_S * US + body.at_us, body.has_metadata, body.value
+        )
+    yield from _sentinels(workload, workload.readings - body_count, newest_us // US + 1)
 
 
 def produce(workload: Workload, bootstrap_servers: str, topic: str) -> Expected:
@@ -202,15 +161,6 @@ def _expected(workload: Workload, latest: dict[str, Record], last: dict[str, Rec
     )
 
 
-def _request_id(bits: int) -> str:
-    digits = f"{bits:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def _second_text(second: int) -> str:
-    return datetime.fromtimestamp(_EPOCH_S + second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
 def _sentinel_id(workload: Workload, partition: int) -> str:
     return f"sentinel-{workload.first_device}-{partition}"
 
@@ -218,105 +168,21 @@ def _sentinel_id(workload: Workload, partition: int) -> str:
 def _sentinels(workload: Workload, count: int, second: int) -> Iterator[Record]:
     """One record of a device of its own for each of the first `count` partitions, newer than all before."""
     for partition in range(count):
-        yield record_at(_sentinel_id(workload, partition), second * _US, partition)
+        yield record_at(_sentinel_id(workload, partition), second * US, partition)
 
 
 def record_at(device_id: str, at_us: int, partition: int | None = None) -> Record:
     """Make a greenhouse's reading at a chosen event time, in microseconds after the time where workloads begin."""
-    second, fraction_us = divmod(at_us, _US)
-    datatype = _datatypes(device_id, "greenhouse", gateway=0)[0]
+    second, fraction_us = divmod(at_us, US)
+    datatype = even.greenhouse(device_id)
     value = (
-        f'{{"request_id":"{_request_id(at_us)}","timestamp":"{_second_text(second)}.{fraction_us:06d}",'
+        f'{{"request_id":"{request_id(at_us)}","timestamp":"{second_text(second)}.{fraction_us:06d}",'
         f"{datatype.before}21.5{datatype.between}{datatype.metadata}}}"
     )
     return Record(
         partition=partition_of(device_id) if partition is None else partition,
         device_id=device_id,
-        event_us=_EPOCH_S * _US + at_us,
+        event_us=EPOCH_S * US + at_us,
         has_metadata=True,
         value=value.encode(),
     )
-
-
-def _device(number: int, rng: random.Random) -> _Device:
-    family, pattern = rng.choices(_FAMILIES, _FAMILY_WEIGHTS)[0]
-    device_id = pattern.format(number)
-    zone = rng.choices(("", "Z", "+02:00"), (92, 5, 3))[0]
-    return _Device(
-        device_id=device_id,
-        partition=partition_of(device_id),
-        shift_s=7_200 if zone == "+02:00" else 0,
-        zone=zone,
-        # As text, "…:31Z" sorts after "…:31.5Z", the wrong way round; the other two styles sort right.
-        may_drop_fraction=zone != "Z",
-        datatypes=_datatypes(device_id, family, gateway=number % 50),
-    )
-
-
-def _datatypes(device_id: str, family: str, gateway: int) -> list[_Datatype]:
-    """The records that one request of such a device makes, one per datatype."""
-    quoted = json.dumps(device_id, ensure_ascii=False)
-    return [
-        _Datatype(
-            before=f'"device_id":{quoted},"values":[{opening}',
-            between=f'{closing}],"label":{label},"index":"{index}","metadata":',
-            metadata=metadata.replace("gw-0", f"gw-{gateway}"),
-        )
-        for index, opening, closing, label, metadata in _SHAPES[family]
-    ]
-
-
-def _scalar(index: str, name: str, unit: str, datatype_id: str) -> tuple[str, str, str, str, str]:
-    metadata = {"datatype_id": datatype_id, "datatype_name": name, "datatype_unit": unit, "persist": True}
-    return index, "", "", f'["{index}"],"display_names":["{name}"]', _compact(metadata)
-
-
-def _compact(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-# By family: index, what stands before and after the number among the values, label, metadata.
-_SHAPES: Final = {
-    "greenhouse": [
-        _scalar("temperature", "Temperature", "°C", "3f0c8d2e-55f0-4b52-b8a4-6c1f5a4a9e11"),
-        _scalar("humidity", "Humidity", "%", "a5b7a0e4-0a64-4d9f-9f0f-7e0b5a1d2c22"),
-        _scalar("pressure", "Air pressure", "hPa", "0d1f6f54-8c0e-4d0b-8f0a-94c1b6b0a733"),
-    ],
-    "meter": [
-        ("", "", ',"ok",null', "null", '{"datatype_id":null,"datatype_name":null,"datatype_unit":null,"persist":false}')
-    ],
-    "buoy": [
-        (
-            "waves",
-            "4.2,",
-            "",
-            '["wave height","wave period"],"display_names":["Wave height","Wave period"]',
-            _compact(
-                {
-                    "datatype_id": "b1c2",
-                    "datatype_name": "Waves",
-                    "datatype_unit": ["m", "s"],
-                    "persist": [True, False],
-                    "gateway": "gw-0",
-                    "rssi": -71,
-                }
-            ),
-        )
-    ],
-    "tracker": [
-        (
-            "position",
-            '{"lat":52.1,"lon":',
-            "}",
-            '["position"]',
-            _compact({"datatype_id": "gps", "datatype_name": "Position", "persist": True, "datatype_unit": None}),
-        )
-    ],
-}
-_FAMILIES: Final = (
-    ("greenhouse", "greenhouse-{}"),
-    ("buoy", "buoy-é-{}"),
-    ("meter", "meter/{}:B"),
-    ("tracker", "dev {} {{x}}"),
-)
-_FAMILY_WEIGHTS: Final = (80, 10, 5, 5)
