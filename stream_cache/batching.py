@@ -18,16 +18,24 @@ it leaves Faust's path:
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import msgspec
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    InconsistentGroupProtocolError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
@@ -37,6 +45,16 @@ from stream_cache.models import SourceRecord
 
 if TYPE_CHECKING:
     import aiokafka
+
+
+#: What an operator can grant or change while the worker runs: it is waited for, and `membership.py` says what it is.
+REFUSALS = (
+    GroupAuthorizationFailedError,
+    InconsistentGroupProtocolError,
+    InvalidSessionTimeoutError,
+    TopicAuthorizationFailedError,
+)
+_REFUSED_PAUSE_S = 2.0
 
 
 class Chunk(msgspec.Struct):
@@ -97,6 +115,8 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     _handed_over: dict[TP, int]
     #: Of the last assignment; empty before the first.
     _member_id = ""
+    #: Whether the broker doesn't let us commit.
+    is_commit_refused = False
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -142,7 +162,11 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         for result in consumer._fetcher._records.values():  # noqa: SLF001 - what has been fetched and not yet been read
             with suppress(AttributeError):  # an error that was fetched, or records that are read to their end
                 result._partition_records._consumer_record = _as_record  # noqa: SLF001 - see `_as_record`
-        fetched = await super()._fetch_records(consumer, *args, **kwargs)
+        try:
+            fetched = await super()._fetch_records(consumer, *args, **kwargs)
+        except REFUSALS:
+            await asyncio.sleep(self.consumer.poll_timeout_s)
+            return {}
         # Nothing is awaited from here on, so the positions are those right after this fetch.
         states = self.partition_states()
         is_caught_up = all(state.lso is not None and state.position >= state.lso for state in states.values())
@@ -167,28 +191,55 @@ class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             return True
         return not self._coordinator._coordination_task.done()  # noqa: SLF001 - nothing public tells
 
-    async def is_group_at_beginning(self, topic: str) -> bool:
-        """See `ChunkConsumer.is_group_at_beginning`."""
-        consumer = self._ensure_consumer()
-        tps = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
-        begins = await consumer.beginning_offsets(tps)
-        return all([(await consumer.committed(tp) or 0) <= begins[tp] for tp in tps])
-
-    def partition_count(self, topic: str) -> int | None:
-        """Return how many partitions a topic has, None when it doesn't exist or nothing is known yet."""
+    def take_group_error(self) -> KafkaError | None:
+        """See `ChunkConsumer.take_group_error`."""
         if self._consumer is None:
             return None
-        partitions = self._consumer._client.cluster.partitions_for_topic(topic)  # noqa: SLF001 - no public way doesn't wait
-        return len(partitions) if partitions else None
+        error: KafkaError | None = self._coordinator._pending_exception  # noqa: SLF001 - nothing public tells
+        if error is not None:
+            self.thread_loop.call_soon_threadsafe(self._try_group_again)
+        return error
+
+    def _try_group_again(self) -> None:
+        with suppress(KafkaError):
+            # A heartbeat that was refused has ended: only joining anew begins another.
+            self._coordinator.request_rejoin()
+            self._coordinator.check_errors()
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, as Faust does; but a refusal is no reason to crash."""
+        assigned = self.assigned_tps()
+        ours = {driver.ensure_aiokafka_TP(tp): offset for tp, offset in offsets.items() if tp in assigned}
+        self.tp_last_committed_at.update(dict.fromkeys(ours, monotonic()))
+        try:
+            await self._ensure_consumer().commit(ours)
+        except CommitFailedError:  # the group has already rebalanced
+            return False
+        except REFUSALS:
+            self.is_commit_refused = True
+            return False
+        except Exception as error:
+            self.log.exception("committing failed")
+            await self.crash(error)
+            return False
+        self.is_commit_refused = False
+        return True
+
+    @property
+    def _assignment(self) -> Any:
+        # No public way asks for it, or for a position, without waiting or raising.
+        subscription = self._consumer and self._consumer._subscription.subscription  # noqa: SLF001 - see above
+        return subscription and subscription.assignment
+
+    def assigned_tps(self) -> frozenset[TP]:
+        """Return the assigned partitions, none before there is an assignment."""
+        assignment = self._assignment
+        return frozenset(assignment.tps if assignment else ())
 
     def partition_states(self) -> dict[TP, Any]:
         """Return aiokafka's state of each assigned partition that has a position: `.position`, `.lso`."""
-        # No public way asks for a position without waiting.
-        consumer = self._consumer
-        subscription = consumer and consumer._subscription.subscription  # noqa: SLF001 - see above
-        if subscription is None or subscription.assignment is None:
-            return {}
-        states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
+        assignment = self._assignment
+        states = {tp: assignment.state_value(tp) for tp in assignment.tps} if assignment else {}
         return {tp: state for tp, state in states.items() if state is not None and state.has_valid_position}
 
 
@@ -230,29 +281,33 @@ class ChunkConsumer(driver.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    def lag(self) -> int:
-        """Return how many records of the assigned partitions are not yet committed, as far as known."""
-        return sum(
-            max(0, (state.lso or 0) - (self._committed_offset.get(tp) or 0))
-            for tp, state in self._thread.partition_states().items()
-        )
-
     def committed_offsets(self) -> dict[TP, int | None]:
         """Return the committed offset of each assigned partition, None where nothing is committed."""
         return {tp: self._committed_offset.get(tp) for tp in self._thread.partition_states()}
 
-    def partition_count(self, topic: str) -> int | None:
-        """Return how many partitions a topic has, None when it doesn't exist, as far as the client knows."""
-        return self._thread.partition_count(topic)
+    def assigned_tps(self) -> frozenset[TP]:
+        """Return the partitions that are ours, none before there is an assignment."""
+        return self._thread.assigned_tps()
+
+    def take_group_error(self) -> KafkaError | None:
+        """Return why the group has refused this member, None where it hasn't, and let the client try again.
+
+        aiokafka parks such an error, and the member with it, until somebody asks; Faust never does.
+        """
+        return self._thread.take_group_error()
 
     @property
     def is_coordinating(self) -> bool:
         """Whether aiokafka still takes part in the group. It says only in its log when it has stopped to, for ever."""
         return self._thread.is_coordinating
 
-    async def is_group_at_beginning(self, topic: str) -> bool:
-        """Tell whether the group has committed nothing of a topic but, at most, where its partitions begin."""
-        return bool(await self._thread.call_thread(self._thread.is_group_at_beginning, topic))
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; while the broker refuses it try again, as long as the partitions are ours."""
+        while not await super()._commit(offsets):
+            if not self._thread.is_commit_refused or self.app.rebalancing or self.app.should_stop:
+                return False
+            await self.sleep(_REFUSED_PAUSE_S)
+        return True
 
     async def perform_seek(self) -> None:
         """Go to where reading goes on after a rebalance: the committed offsets, or the beginning where there is none.

@@ -509,13 +509,14 @@ def test_faust__still_marks_one_offset_too_many() -> None:
     assert "self._add_gap(tp, r_offset + 1, offset)" in inspect.getsource(faust_consumer.Consumer._drain_messages)
 
 
-def test_partition_count__before_the_consumer_has_started_is_unknown() -> None:
+def test_membership__can_be_asked_before_the_consumer_has_started() -> None:
     """A broker that is slow to answer must not crash the watchdog, and the worker with it."""
-    consumer = create_app({}).consumer
-    assert isinstance(consumer, ChunkConsumer)
-    assert consumer.partition_count(TOPIC) is None
-    assert consumer.committed_offsets() == {}
-    assert consumer.lag() == 0
+    app = create_app({})
+    app.membership.check()
+    assert app.membership.state == "joining the group"
+    assert app.membership.assigned_partitions() == frozenset()
+    assert app.membership.committed_offsets() == {}
+    assert not app.membership.has_died
 
 
 def test_record__of_a_result_not_yet_read_is_ours_and_small() -> None:
