@@ -15,10 +15,12 @@ from typing import Any, cast
 
 import faust
 import mode.loop
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types import StreamT
 
 from stream_cache import views
 from stream_cache.batching import ChunkTransport
+from stream_cache.broker_watch import BrokerWatch
 from stream_cache.chunks import Chunk, ChunkSchema
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import DecodedChunk, decode_chunk
@@ -26,6 +28,7 @@ from stream_cache.errors import UnflushedReadings, WrongSetting
 from stream_cache.faust_options import faust_options
 from stream_cache.flush import Flusher
 from stream_cache.health import Health
+from stream_cache.kafka_client import KafkaClient
 from stream_cache.membership import Membership
 from stream_cache.metrics import Metrics
 from stream_cache.models import SourceRecord
@@ -66,10 +69,17 @@ class StreamCache(faust.App):
             max_unacked=settings.max_unacked_readings,
         )
         self.pruner = Pruner(self.store, self.metrics, interval_s=settings.prune_interval_s)
-        self.membership = Membership(self, settings.kafka_validated_data_topic)
-        self.state_guard = StateGuard(self.store, self.membership, settings)
+        self.membership = Membership(self, settings.kafka_validated_data_topic, settings.kafka_consumer_group_id)
+        kafka = KafkaClient(
+            settings.kafka_bootstrap_servers,
+            settings.kafka_consumer_group_id,
+            lambda: credentials_to_aiokafka_auth(self.conf.broker_credentials),
+        )
+        self.broker_watch = BrokerWatch(kafka, self.membership, settings)
+        self.state_guard = StateGuard(self.store, self.membership, self.broker_watch, settings)
         self.health = Health(
             membership=self.membership,
+            broker_watch=self.broker_watch,
             flusher=self.flusher,
             dead_letters=self.dead_letters,
             store=self.store,
@@ -77,7 +87,7 @@ class StreamCache(faust.App):
             settings=settings,
         )
         self.metrics.watch(
-            lag=self.membership.lag,
+            lag=self.broker_watch.lag,
             window_devices=self.window.device_count,
             unacked=lambda: self.flusher.unacked_count,
         )
@@ -126,6 +136,7 @@ class StreamCache(faust.App):
 
     async def on_first_start(self) -> None:
         """Start the parts that live. Faust makes a data directory here; we keep nothing on disk."""
+        await self.add_runtime_dependency(self.broker_watch)
         await self.add_runtime_dependency(self.dead_letters)  # before the flusher, so that it stops after it
         await self.add_runtime_dependency(self.flusher)
         await self.add_runtime_dependency(self.pruner)

@@ -23,6 +23,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
@@ -73,32 +74,25 @@ class ChunkConsumer(driver.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    def lag(self) -> int:
-        """Return how many records of the assigned partitions are not yet committed, as far as known."""
-        return sum(
-            max(0, (state.lso or 0) - (self._committed_offset.get(tp) or 0))
-            for tp, state in self._thread.partition_states().items()
-        )
-
     def committed_offsets(self) -> dict[TP, int | None]:
         """Return the committed offset of each assigned partition, None where nothing is committed."""
         return {tp: self._committed_offset.get(tp) for tp in self._thread.partition_states()}
 
-    def partition_count(self, topic: str) -> int | None:
-        """Return how many partitions a topic has, None when it doesn't exist, as far as the client knows."""
-        return self._thread.partition_count(topic)
+    def assigned_tps(self) -> frozenset[TP]:
+        """Return the partitions that are ours, none before there is an assignment."""
+        return self._thread.assigned_tps()
+
+    def take_group_error(self) -> KafkaError | None:
+        """Return why the group has refused this member, None where it hasn't, and let the client try again.
+
+        aiokafka parks such an error, and the member with it, until somebody asks; Faust never does.
+        """
+        return self._thread.take_group_error()
 
     @property
     def is_coordinating(self) -> bool:
         """Whether aiokafka still takes part in the group. It says only in its log when it has stopped to, for ever."""
         return self._thread.is_coordinating
-
-    async def is_group_at_beginning(self, topic: str) -> bool:
-        """Tell whether the group has committed nothing of a topic but, at most, where its partitions begin.
-
-        Raises: KafkaError while that can't be known, so where no partition of it is known.
-        """
-        return bool(await self._thread.call_thread(self._thread.is_group_at_beginning, topic))
 
     async def perform_seek(self) -> None:
         """Go to where reading goes on after a rebalance: what is committed, or the beginning where nothing is."""

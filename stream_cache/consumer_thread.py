@@ -22,7 +22,6 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
     TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
 )
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
@@ -157,6 +156,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._commit_permission.end("commits are accepted again")
         return bool(ours)
 
+    def take_group_error(self) -> KafkaError | None:
+        """See `ChunkConsumer.take_group_error`."""
+        if self._consumer is None or self._coordinator is None:
+            return None
+        error: KafkaError | None = self._coordinator._pending_exception  # noqa: SLF001 - nothing public tells
+        if error is not None:
+            self.thread_loop.call_soon_threadsafe(self._try_group_again)
+        return error
+
+    def _try_group_again(self) -> None:
+        with suppress(KafkaError):
+            # A heartbeat that was refused has ended: only joining anew begins another.
+            self._coordinator.request_rejoin()
+            self._coordinator.check_errors()
+
     # -------------------------------------------------------------------------------------------------- fetching
 
     async def _fetch_records(
@@ -269,31 +283,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     # --------------------------------------------------------------------------------------------- what is known
 
-    async def is_group_at_beginning(self, topic: str) -> bool:
-        """See `ChunkConsumer.is_group_at_beginning`."""
-        consumer = self._ensure_consumer()
-        tps = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
-        if not tps:
-            raise UnknownTopicOrPartitionError(f"the partitions of {topic!r} are not known yet")
-        begins = await consumer.beginning_offsets(tps)
-        committed = await self._coordinator.fetch_committed_offsets(tps)
-        return all(tp not in committed or committed[tp].offset <= begins[tp] for tp in tps)
+    @property
+    def _assignment(self) -> Any:
+        # No public way asks for it, or for a position, without waiting or raising.
+        subscription = self._consumer and self._consumer._subscription.subscription  # noqa: SLF001 - see above
+        return subscription and subscription.assignment
 
-    def partition_count(self, topic: str) -> int | None:
-        """Return how many partitions a topic has, None when it doesn't exist or nothing is known yet."""
-        if self._consumer is None:
-            return None
-        partitions = self._consumer._client.cluster.partitions_for_topic(topic)  # noqa: SLF001 - no public way doesn't wait
-        return len(partitions) if partitions else None
+    def assigned_tps(self) -> frozenset[TP]:
+        """Return the assigned partitions, none before there is an assignment."""
+        assignment = self._assignment
+        return frozenset(assignment.tps if assignment else ())
 
     def partition_states(self) -> dict[TP, Any]:
         """Return aiokafka's state of each assigned partition that has a position: `.position`, `.lso`."""
-        # No public way asks for a position without waiting.
-        consumer = self._consumer
-        subscription = consumer and consumer._subscription.subscription  # noqa: SLF001 - see above
-        if subscription is None or subscription.assignment is None:
-            return {}
-        states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
+        assignment = self._assignment
+        states = {tp: assignment.state_value(tp) for tp in assignment.tps} if assignment else {}
         return {tp: state for tp, state in states.items() if state is not None and state.has_valid_position}
 
 

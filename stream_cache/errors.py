@@ -5,6 +5,8 @@ StreamCacheError
  +-- BadRecord           a record that the contract refuses; told to ``iot_errors``
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis
+ +-- KafkaUnavailable    Kafka can't be reached or doesn't answer; the question may be repeated
+ |    +-- KafkaRefused   it answers, and refuses
  +-- ConsumerStalled     nothing was read for long, though there is something to read
  +-- UnreadableBatch     the source topic holds records that nobody can read
 """
@@ -54,6 +56,14 @@ class StoreUnavailable(StreamCacheError):
 
 class UnflushedReadings(StreamCacheError):
     """The worker stops with readings that are not in Redis: uncommitted, so the next worker reads them again."""
+
+
+class KafkaUnavailable(StreamCacheError):
+    """A question to Kafka has no answer. The text names the address and the reason."""
+
+
+class KafkaRefused(KafkaUnavailable):
+    """Kafka answers a question with an error: no permission, or something of it isn't there now."""
 
 
 class ConsumerStalled(StreamCacheError):

@@ -1,4 +1,4 @@
-"""Notices when Redis has lost its state, and says how to rebuild it.
+"""Notices when Redis has lost its state, says how to rebuild it, and when it is rebuilt.
 
 A key in Redis says that the state is complete. When it is gone, Redis was emptied (restarted without persistence,
 flushed, failed over to an empty replica): what was written since is right, but devices that have been silent since are
@@ -8,68 +8,89 @@ missing, and their records lie before the committed offsets.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import mode
-from aiokafka.errors import KafkaError
 
-from stream_cache.errors import StoreUnavailable
-from stream_cache.membership import Membership
+from stream_cache.broker_watch import BrokerWatch
+from stream_cache.errors import KafkaUnavailable, StoreUnavailable
+from stream_cache.membership import OK, UNKNOWN, Membership
 from stream_cache.models import format_time, now
 from stream_cache.settings import Settings
 from stream_cache.store import Store
+from stream_cache.waiting import WaitingLog
 
-COMPLETE = "ok"
+# What the key may hold.
+COMPLETE = OK
+REBUILDING = "rebuilding"
 _LOST = "lost at "
 _CHECK_EVERY_S, _LOOK_AGAIN_S = 2.0, 0.1
+_logger = mode.get_logger(__name__)
 
 
 class StateGuard(mode.Service):
-    """Watches the key. `finding` is "ok", or says what is missing and what to do.
+    """Watches the key. `finding` is "ok", "unknown", or says what is missing and what to do.
 
     What is missing would have expired after the TTL anyway: then the state counts as complete again.
     """
 
-    def __init__(self, store: Store, membership: Membership, settings: Settings, **kwargs: Any) -> None:
+    def __init__(
+        self, store: Store, membership: Membership, broker_watch: BrokerWatch, settings: Settings, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self._store, self._membership, self._settings = store, membership, settings
-        self._has_decided = asyncio.Event()
-        self.finding = COMPLETE
-        #: Whether it is Redis that keeps this worker from beginning.
-        self.is_waiting_for_redis = False
+        self._store, self._membership, self._broker_watch = store, membership, broker_watch
+        self._settings = settings
+        self._decided = asyncio.Event()
+        #: Where the topic ended when the rebuild was first seen: what is to be read until all devices are there.
+        self._goal: Mapping[int, int] | None = None
+        self._waiting = WaitingLog(_logger)
+        self.finding = UNKNOWN
+        #: Whether Redis, or Kafka, keeps this worker from beginning.
+        self.is_waiting = False
+
+    @property
+    def has_decided(self) -> bool:
+        """Whether it is known what this worker begins with."""
+        return self._decided.is_set()
 
     async def wait_until_decided(self) -> None:
         """Wait until it is known what this worker begins with: nothing may be written before."""
-        await self._has_decided.wait()
+        await self._decided.wait()
 
     @mode.Service.task
     async def _watch_state(self) -> None:
         while not self.should_stop:
             pause_s = _CHECK_EVERY_S
-            try:
-                if self._has_decided.is_set():
-                    await self._check()
-                elif self._membership.state == "ok":
-                    await self._decide()
-                    self._has_decided.set()
-                else:
-                    pause_s = _LOOK_AGAIN_S
-            except (StoreUnavailable, KafkaError) as error:
-                self.log.warning("whether Redis has lost its state can't be told yet: %s", error)
+            if not self.has_decided and self._membership.state != OK:
+                pause_s = _LOOK_AGAIN_S
+            else:
+                await self._look()
             await self.sleep(pause_s)
+
+    async def _look(self) -> None:
+        try:
+            if not self.has_decided:
+                self.is_waiting = True
+                await self._decide()
+            await self._check()
+        except (StoreUnavailable, KafkaUnavailable) as error:
+            self.finding = UNKNOWN
+            if not self.has_decided:
+                self.finding = f"waiting before the first reading is taken: {error}"
+            if self.is_waiting and isinstance(error, StoreUnavailable):  # of Kafka, the broker watch says it
+                self._waiting.wait(self.finding)
+        else:
+            self._waiting.end("reading begins")
+            self.is_waiting = False
+            self._decided.set()
 
     async def _decide(self) -> None:
         """Tell a first start or a rebuild (nothing is read yet) from a Redis that was emptied while nobody looked."""
-        self.is_waiting_for_redis = True
         held = await self._store.get_state()
-        self.is_waiting_for_redis = False
-        if held == COMPLETE:
-            return
-        if await self._membership.is_group_at_beginning():
-            await self._store.set_state(COMPLETE)
-        else:
-            await self._check()
+        if held not in (COMPLETE, REBUILDING) and (await self._broker_watch.progress()).is_at_beginning:
+            await self._store.set_state(REBUILDING)
 
     async def _check(self) -> None:
         held = await self._store.get_state()
@@ -78,8 +99,23 @@ class StateGuard(mode.Service):
             await self._store.set_state(held)
         elif held.startswith(_LOST) and self._has_expired(held):
             held = COMPLETE
+            await self._store.set_state(held)
+        if held == REBUILDING:
+            await self._check_rebuild()
+        else:
+            self._goal = None
+            self._tell(held)
+
+    async def _check_rebuild(self) -> None:
+        """A rebuild has ended when all that the topic held at its beginning is committed, whichever worker read it."""
+        progress = await self._broker_watch.progress()
+        self._goal = self._goal or progress.ends
+        left = progress.left_until(self._goal)
+        if left:
+            self.finding = f"rebuilding: devices are missing until {left} more records are read"
+        else:
             await self._store.set_state(COMPLETE)
-        self._tell(held)
+            self.finding, self._goal = OK, None
 
     def _has_expired(self, held: str) -> bool:
         ttl_s = self._settings.redis_metadata_ttl_s
@@ -88,12 +124,14 @@ class StateGuard(mode.Service):
 
     def _tell(self, held: str) -> None:
         if held == COMPLETE:
-            self.finding = COMPLETE
-        elif self.finding == COMPLETE:
-            group, topic = self._settings.kafka_consumer_group_id, self._membership.topic
-            self.finding = (
-                f"state was {held}: Redis was emptied, and devices that have sent nothing since are missing. To "
-                f"rebuild: stop all workers, set the offsets of group {group!r} on topic {topic!r} to the earliest, "
-                "and start them again"
-            )
-            self.log.error("%s", self.finding)
+            self.finding = OK
+            return
+        group, topic = self._settings.kafka_consumer_group_id, self._membership.topic
+        finding = (
+            f"state was {held}: Redis was emptied, and devices that have sent nothing since are missing. To "
+            f"rebuild: stop all workers, set the offsets of group {group!r} on topic {topic!r} to the earliest, "
+            "and start them again"
+        )
+        if self.finding != finding:
+            self.finding = finding
+            self.log.error("%s", finding)

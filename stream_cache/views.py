@@ -13,7 +13,8 @@ from faust.web import Blueprint, View
 
 from stream_cache import metrics as worker_metrics
 from stream_cache.hashes import Device
-from stream_cache.health import Health
+from stream_cache.health import Checks, Health
+from stream_cache.membership import OK
 from stream_cache.models import is_unicode
 from stream_cache.settings import Settings
 from stream_cache.store import Store
@@ -25,8 +26,6 @@ metrics = Blueprint("metrics")
 
 _LIMIT_DEFAULT, _LIMIT_MAX = 100, 1000
 _NOT_READY = HTTPStatus.SERVICE_UNAVAILABLE
-#: Checks that don't make a worker unready: what it answers is what Redis holds, as any other worker's answer.
-_TOLD_ONLY = {"flush", "state"}
 
 
 class _Parts(Protocol):
@@ -101,18 +100,41 @@ class Live(_View):
         )
 
 
-@health.route("/health/ready")
-class Ready(_View):
-    """Whether the worker does its share and answers lookups."""
+class _ChecksView(_View):
+    """A probe whose body says how all of the worker is."""
 
     async def get(self, request: web.Request) -> web.Response:  # noqa: ARG002 - the signature is Faust's
-        """Answer 200, or 503; the body says which check fails."""
-        checks = await self.app.health.readiness()
-        is_ready = all(found == "ok" for check, found in checks.items() if check not in _TOLD_ONLY)
+        """Answer 200, or 503; the body is the same for every such probe."""
+        health = self.app.health
+        checks = await health.checks()
+        is_ready = health.is_ready(checks)
+        is_well = all(found == OK for found in checks.values())
         return json_response(
-            {"status": "ready" if is_ready else "not_ready", "checks": checks},
-            HTTPStatus.OK if is_ready else _NOT_READY,
+            {"status": "ready" if is_well else "degraded" if is_ready else "not_ready", "checks": checks},
+            HTTPStatus.OK if self.passes(checks) else _NOT_READY,
         )
+
+    def passes(self, checks: Checks) -> bool:
+        """Tell whether the answer is 200."""
+        raise NotImplementedError
+
+
+@health.route("/health/ready")
+class Ready(_ChecksView):
+    """Whether the worker may get lookups."""
+
+    def passes(self, checks: Checks) -> bool:
+        """Tell whether lookups are answered."""
+        return self.app.health.is_ready(checks)
+
+
+@health.route("/health/ingest")
+class Ingest(_ChecksView):
+    """Whether the worker takes readings in."""
+
+    def passes(self, checks: Checks) -> bool:
+        """Tell whether nothing keeps readings out."""
+        return self.app.health.is_taking_readings(checks)
 
 
 @metrics.route("/metrics")

@@ -70,7 +70,7 @@ PARTITION_OF_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
 class Worker(ChildProcess):
     """A real worker in a process of its own; `env` holds its settings, WEB_PORT is chosen where it is absent.
 
-    `start()` doesn't wait: `wait_ready()` does, until `/health/ready` says 200.
+    `start()` doesn't wait: `wait_ready()` does, until `/health/ingest` says 200: it has joined its group.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Worker(ChildProcess):
 
     def what_lacks(self) -> str:
         try:
-            status, body = self.get("/health/ready")
+            status, body = self.get("/health/ingest")
         except (OSError, http.client.HTTPException) as error:
             return repr(error)
         return "" if status == http.HTTPStatus.OK else f"{status} {body.decode(errors='replace')}"

@@ -160,7 +160,7 @@ async def _is_worker_ready(web: Address) -> bool:
     with suppress(aiohttp.ClientError, OSError, TimeoutError):
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_S)) as session,
-            session.get(f"http://{web}/health/ready") as answer,
+            session.get(f"http://{web}/health/ingest") as answer,
         ):
             return answer.status == HTTPStatus.OK
     return False

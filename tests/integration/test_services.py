@@ -27,7 +27,7 @@ import http.server, os, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.path == "/health/ready" else 404)
+        self.send_response(200 if self.path == "/health/ingest" else 404)
         self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(os.environ["WEB_PORT"])), Ready).serve_forever()
 """

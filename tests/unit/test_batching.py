@@ -20,7 +20,6 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
     TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
 )
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
@@ -646,13 +645,14 @@ def test_consumer_message__still_takes_its_arguments_in_this_order() -> None:
     ]
 
 
-def test_partition_count__before_the_consumer_has_started_is_unknown() -> None:
+def test_membership__can_be_asked_before_the_consumer_has_started() -> None:
     """A broker that is slow to answer must not crash the watchdog, and the worker with it."""
-    consumer = create_app({}).consumer
-    assert isinstance(consumer, ChunkConsumer)
-    assert consumer.partition_count(TOPIC) is None
-    assert consumer.committed_offsets() == {}
-    assert consumer.lag() == 0
+    app = create_app({})
+    app.membership.check()
+    assert app.membership.state == "joining the group"
+    assert app.membership.assigned_partitions() == frozenset()
+    assert app.membership.committed_offsets() == {}
+    assert not app.membership.has_died
 
 
 # ------------------------------------------------------------------------------------------------- offsets, membership
@@ -686,30 +686,6 @@ async def test_commit__of_partitions_that_are_gone_by_then_is_no_fault() -> None
     """They may go between the main thread's look and the consumer's; aiokafka takes no commit of nothing."""
     consumer, _ = offline_consumer(create_app({}))
     assert not await consumer._thread._commit({PARTITIONS[0]: 1})
-
-
-async def test_group__is_not_at_its_beginning_while_no_partition_is_known() -> None:
-    """Else an emptied Redis with a slow Kafka would count as complete for ever."""
-    consumer, client = offline_consumer(create_app({}))
-    client.partitions_for_topic = lambda _: None  # type: ignore[attr-defined]
-    with pytest.raises(UnknownTopicOrPartitionError):
-        await consumer.is_group_at_beginning(TOPIC)
-
-
-@pytest.mark.parametrize(("committed", "is_at_beginning"), [({}, True), ({0: 0, 1: 3}, True), ({1: 4}, False)])
-async def test_group__is_at_its_beginning_when_nothing_is_committed_but_where_partitions_begin(
-    committed: dict[int, int], *, is_at_beginning: bool
-) -> None:
-    broker = Broker()
-    broker.committed = {TP(TOPIC, partition): offset for partition, offset in committed.items()}
-    consumer, client = offline_consumer(create_app({}), broker)
-
-    async def beginning_offsets(_: Any) -> dict[TP, int]:
-        return LOG_BEGIN
-
-    client.partitions_for_topic = lambda _: {0, 1}  # type: ignore[attr-defined]
-    client.beginning_offsets = beginning_offsets  # type: ignore[attr-defined]
-    assert await consumer.is_group_at_beginning(TOPIC) is is_at_beginning
 
 
 def test_consumer__that_looks_for_its_first_broker_counts_as_coordinating() -> None:
