@@ -118,6 +118,11 @@ class ChangelogFreeTableManager(TableManager):
         self[table.name] = table
         return table
 
+    async def on_start(self) -> None:
+        """Start at once. Faust waits a second for tables to come; ours was made with the app."""
+        await self._update_channels()
+        await self.recovery.start()
+
     async def _update_channels(self) -> None:
         self._tables_finalized.set()
         for table in self.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -43,6 +44,12 @@ class Worker(faust.Worker):
         deadline.daemon = True
         deadline.start()
         await super().stop()
+
+    async def _sentinel_task(self) -> None:
+        """Let what was cancelled come to its end, before the loop is closed; mode sleeps for a second."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=1.0)
 
     def _give_up(self) -> None:
         self.log.critical("the shutdown did not end within %.1f s; exiting without it", _EXIT_WITHIN_S)
