@@ -24,7 +24,7 @@ $(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
 	@touch $@
 
 .PHONY: run
-run: $(VENV)/.installed-demo ## run the service with an embedded Kafka and Redis and simulated devices
+run: $(VENV)/.installed-demo ## run the service with an embedded Kafka and Redis and simulated devices (WEB_PORT=6070 make run: another port)
 	@$(BIN)/python -m stream_cache demo
 
 .PHONY: test

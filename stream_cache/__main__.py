@@ -12,8 +12,9 @@ from stream_cache.demo import Address, DemoOptions
 
 _DESCRIPTION = """\
 Show the service at work: an embedded Kafka and Redis, a worker, and a simulated fleet of IoT devices, all of it on
-this machine and gone when it ends. With --kafka and --redis: only the fleet, sending to these, where a worker of yours
-runs; REDIS_PASSWORD, REDIS_DB, KAFKA_VALIDATED_DATA_TOPIC and KAFKA_ERROR_TOPIC in the environment count too.
+this machine and gone when it ends; WEB_PORT in the environment says where the worker listens, 6066 otherwise.
+With --kafka and --redis: only the fleet, sending to these, where a worker of yours runs; REDIS_PASSWORD, REDIS_DB,
+KAFKA_VALIDATED_DATA_TOPIC and KAFKA_ERROR_TOPIC in the environment count too.
 """
 
 

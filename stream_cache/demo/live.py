@@ -11,8 +11,8 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -28,6 +28,25 @@ _REQUEST_S = 5.0
 _LONG_S = 1.0
 
 _T = TypeVar("_T")
+
+
+class Part(NamedTuple):
+    """A part of the live line, and what is left of it where the terminal is narrow."""
+
+    text: str
+    short: str
+
+
+def fit(parts: Sequence[Part], width: int) -> str:
+    """Return a line of no more than that many characters: whole, or in short, or the first parts of that."""
+    line = ", ".join(part.text for part in parts)
+    if len(line) <= width:
+        return line
+    shorts = [part.short.strip() for part in parts]
+    while len(shorts) > 1 and len(", ".join(shorts)) > width:
+        shorts.pop()
+    return ", ".join(shorts)[:width]
+
 
 LEGEND = """\
 Once a second: readings sent (acknowledged by Kafka), devices in the index, milliseconds from sending a reading to
@@ -102,15 +121,16 @@ class Freshness:
                 await asyncio.sleep(_PROBE_POLL_S)
             await asyncio.sleep(_PROBE_EVERY_S)
 
-    def take_summary(self) -> str:
+    def take_summary(self) -> Part:
         """Say what was measured since the last call."""
         measured_ms, self._measured_ms = self._measured_ms, []
         out_s = time.monotonic() - self._out_since_s if self._out_since_s is not None else 0.0
         if out_s > _LONG_S:
-            return f"nothing new in Redis for {out_s:.0f} s: does a worker run?"
+            return Part(f"nothing new in Redis for {out_s:.0f} s: does a worker run?", f"nothing new for {out_s:.0f} s")
         if not measured_ms:
-            return "fresh in   ? ms"
-        return f"fresh in {statistics.median(measured_ms):3.0f} ms (max {max(measured_ms):3.0f})"
+            return Part("fresh in   ? ms", "? ms")
+        median_ms = f"{statistics.median(measured_ms):3.0f} ms"
+        return Part(f"fresh in {median_ms} (max {max(measured_ms):3.0f})", median_ms)
 
 
 async def show_live_line(sender: Sender, store: Store, told: ToldErrors, freshness: Freshness) -> None:
@@ -122,19 +142,18 @@ async def show_live_line(sender: Sender, store: Store, told: ToldErrors, freshne
         count, now_s = sender.acked_count, time.monotonic()
         rate = (count - shown_count) / (now_s - shown_at_s)
         shown_count, shown_at_s = count, now_s
-        parts = [f"{rate:5,.0f} readings/s"]
+        parts = [Part(f"{rate:5,.0f} readings/s", f"{rate:,.0f}/s")]
         try:
             device_count = (await look_up(store.list_devices(1, None))).total_count
         except StoreUnavailable as error:
-            parts.append(str(error))
+            parts.append(Part(str(error), "Redis is away"))
         else:
-            parts += [f"{device_count:6,} devices", freshness.take_summary()]
-        parts.append(f"errors told {told.count:,}/{sender.bad_count:,}")
+            parts += [Part(f"{device_count:6,} devices", f"{device_count:,} devices"), freshness.take_summary()]
         if sender.trouble:
-            parts.append(f"Kafka: {sender.trouble}")
-        line = ", ".join(parts)
+            parts.append(Part(f"Kafka: {sender.trouble}", "Kafka is away"))
+        errors = f"{told.count:,}/{sender.bad_count:,}"
+        parts.append(Part(f"errors told {errors}", f"errors {errors}"))
         if is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[2K{line[:width]}", end="", flush=True)
+            print(f"\r\x1b[2K{fit(parts, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
         else:
-            say(line)
+            say(", ".join(part.text for part in parts))

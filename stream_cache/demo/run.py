@@ -75,8 +75,6 @@ async def _run_embedded(fleet: Fleet, rate: int, environ: Mapping[str, str]) -> 
         say(f"Starting Kafka, Redis and a worker; the worker's log: {folder / 'worker.log'}")
         async with started_services(environ, folder) as services:
             settings = services.settings
-            if services.taken_web_port:
-                say(f"Port {services.taken_web_port} is taken: the worker listens on {services.web.port}.")
             say(f"Kafka {settings.kafka_bootstrap_servers}, Redis {settings.redis_host}:{settings.redis_port}")
             say(f"{len(fleet.device_ids):,} devices send {rate:,} readings/s.")
             await _show(fleet, rate, settings, services)
@@ -131,7 +129,8 @@ async def _show(fleet: Fleet, rate: int, settings: Settings, services: Services 
             if services:
                 examples = fleet.device_ids[:_EXAMPLE_COUNT]
                 await services.worker.wait_until(lambda: _are_readable(store, examples), _EXAMPLES_S)
-                say(f"\nWhere to look:\n{_curl_lines(services.web, examples)}\nCtrl-C stops all of it.\n\n{LEGEND}\n")
+                say(f"\nWhere to look{_other_port(services)}:\n{_curl_lines(services.web, examples)}")
+                say(f"Ctrl-C stops all of it.\n\n{LEGEND}\n")
             tasks.create_task(freshness.follow())
             tasks.create_task(show_live_line(sender, store, told, freshness))
     except* DemoFailed as failures:
@@ -145,6 +144,13 @@ async def _are_readable(store: Store, device_ids: list[str]) -> bool:
         return all(await look_up(store.get_many(device_ids)))
     except StoreUnavailable:
         return False
+
+
+def _other_port(services: Services) -> str:
+    """Say where the curl lines' port comes from, when it is not the one that was asked for."""
+    if services.taken_web_port is None:
+        return ""
+    return f" (port {services.taken_web_port} is taken, so here is a free one; WEB_PORT=6070 make run chooses it)"
 
 
 def _curl_lines(web: Address, device_ids: list[str]) -> str:
