@@ -20,6 +20,8 @@ from faust.types import StreamT
 
 from stream_cache import views
 from stream_cache.batching import ChunkTransport
+from stream_cache.boot import BootOrder
+from stream_cache.broker_wait import BrokerWait, PatientProducer
 from stream_cache.broker_watch import BrokerWatch
 from stream_cache.chunks import Chunk, ChunkSchema
 from stream_cache.dead_letters import DeadLetters
@@ -47,9 +49,12 @@ _STOP_WITHIN_S, _LAST_STEPS = 9.0, 4
 class StreamCache(faust.App):
     """The Faust app, and the parts it is made of."""
 
+    BootStrategy = BootOrder
+
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings = settings
         super().__init__(settings.kafka_consumer_group_id, **faust_options(settings, environ))
+        self.broker_wait = BrokerWait(settings.kafka_bootstrap_servers)
         self.metrics = Metrics()
         self.store = Store.from_settings(settings)
         self.dead_letters = DeadLetters(
@@ -147,6 +152,10 @@ class StreamCache(faust.App):
         """Close Redis, last of all."""
         await self.store.close()
         await super().on_shutdown()
+
+    def broker_address(self, node_id: object) -> str | None:
+        """Return the address that a broker advertises, None when it is not known."""
+        return cast("PatientProducer", self.producer).broker_address(node_id)
 
     def _new_transport(self) -> ChunkTransport:
         return ChunkTransport(

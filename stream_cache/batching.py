@@ -28,6 +28,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 
+from stream_cache.broker_wait import PatientProducer
 from stream_cache.chunks import Chunk
 from stream_cache.consumer_thread import ConsumerThread
 from stream_cache.models import SourceRecord
@@ -161,7 +162,7 @@ class ChunkConsumer(driver.Consumer):
         self._acked_up_to.clear()
 
 
-class ChunkProducer(driver.Producer):
+class ChunkProducer(PatientProducer):
     """Faust's producer, which waits for a broker that is away no longer than there is time, once the app stops."""
 
     async def flush(self) -> None:

@@ -28,6 +28,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream_cache.batches import STEP_BYTES, Record
+from stream_cache.broker_wait import PatientConsumerThread
 from stream_cache.chunks import Chunk
 from stream_cache.errors import UnreadableBatch
 from stream_cache.waiting import WaitingLog
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 _ASK_AGAIN_S = 1.0
 
 
-class ConsumerThread(driver.AIOKafkaConsumerThread):
+class ConsumerThread(PatientConsumerThread):
     """Hands over one chunk per partition and fetch."""
 
     consumer: ChunkConsumer

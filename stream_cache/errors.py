@@ -7,6 +7,7 @@ StreamCacheError
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis
  +-- KafkaUnavailable    Kafka can't be reached or doesn't answer; the question may be repeated
  |    +-- KafkaRefused   it answers, and refuses
+ +-- AddressRefused      the worker can't listen where WEB_BIND and WEB_PORT say
  +-- ConsumerStalled     nothing was read for long, though there is something to read
  +-- UnreadableBatch     the source topic holds records that nobody can read
 """
@@ -64,6 +65,10 @@ class KafkaUnavailable(StreamCacheError):
 
 class KafkaRefused(KafkaUnavailable):
     """Kafka answers a question with an error: no permission, or something of it isn't there now."""
+
+
+class AddressRefused(StreamCacheError):
+    """The system lets nobody, or not us, listen at this address and port."""
 
 
 class ConsumerStalled(StreamCacheError):
