@@ -19,11 +19,11 @@ LOOPBACK_OF = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def find_fault() -> str | None:
     """Return why the worker does not count as alive, or None when it does."""
-    bind = os.environ.get("WEB_BIND", "")
-    port = os.environ.get("WEB_PORT", "6066")
+    bind = os.environ.get("WEB_BIND", "").strip().strip("[]")
+    port = os.environ.get("WEB_PORT", "").strip() or "6066"
     try:
         connection = _connection(LOOPBACK_OF.get(bind, bind), int(port))
-        token = os.environ.get("API_TOKEN")
+        token = os.environ.get("API_TOKEN", "").strip()
         headers = {"Connection": "close"} | ({"Authorization": f"Bearer {token}"} if token else {})
         connection.request("GET", "/health/live", headers=headers)
         response = connection.getresponse()
@@ -36,7 +36,7 @@ def find_fault() -> str | None:
 
 
 def _connection(host: str, port: int) -> http.client.HTTPConnection:
-    if not os.environ.get("WEB_TLS_CERT_FILE"):
+    if not os.environ.get("WEB_TLS_CERT_FILE", "").strip():
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     # The certificate names the host that clients see, not the loopback address.
     context = ssl.create_default_context()

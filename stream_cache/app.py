@@ -102,7 +102,7 @@ class StreamCache(faust.App):
             concurrency=1,  # chunks of a partition are taken in order
             supervisor_strategy=mode.CrashingSupervisor,  # a fault here is no record's: exit, nothing is lost
         )(self._keep_latest)
-        for blueprint in (views.devices, views.health, views.metrics):
+        for blueprint in (views.root, views.devices, views.health, views.metrics):
             self.web.blueprints.add("", blueprint)
 
     async def _keep_latest(self, stream: StreamT[Any]) -> None:

@@ -17,6 +17,9 @@ import msgspec
 
 from stream_cache.errors import BadRecord
 
+#: What the entries of one HTTP answer may amount to, as JSON (the contract, section 4).
+MAX_ANSWER_BYTES = 16 * 2**20
+
 
 class ValidatedOutput(faust.Record, serializer="json"):
     """One reading as the normalizer writes it to the source topic (the contract, section 1)."""

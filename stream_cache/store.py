@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.hashes import Device, to_device, to_texts
-from stream_cache.models import PutResult, Reading, format_time
+from stream_cache.models import MAX_ANSWER_BYTES, PutResult, Reading, format_time
 from stream_cache.scripts import Script, within
 from stream_cache.settings import Settings
 
@@ -194,14 +195,16 @@ class Store:
     async def list_devices(self, limit: int, cursor: str | None) -> Page:
         """Return one page of ids. An id that stays is seen exactly once over all pages.
 
+        Shape: `limit` ids, fewer where there are no more, or where they would be more than 16 MiB of JSON.
+
         Raises: ValueError for a cursor that is none of ours; StoreUnavailable within 2.5 s.
         """
         after = b"" if cursor is None else _decode_cursor(cursor)
-        call = self._list_devices.call(self._reader, [(after, limit + 1)])
+        call = self._list_devices.call(self._reader, [(after, limit + 1, MAX_ANSWER_BYTES)])
         ((ids, count),) = await within(_LOOKUP_TIMEOUT_S, call)
-        has_more = len(ids) > limit
-        next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
-        return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
+        page = _fitting([device_id.decode() for device_id in ids[:limit]])
+        next_cursor = base64.urlsafe_b64encode(ids[len(page) - 1]).decode() if len(page) < len(ids) else None
+        return Page(page, count, next_cursor)
 
     async def prune_expired(self, count: int) -> tuple[int, int]:
         """Take ids out of the index that were noted to expire by now, and have.
@@ -341,6 +344,13 @@ def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
     key = f"device:{reading.device_id}:metadata"
     reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
     return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.record.value))
+
+
+def _fitting(device_ids: list[str]) -> list[str]:
+    """Return the first ones, at least one, that are at most 16 MiB as JSON."""
+    sizes = (len(msgspec.json.encode(device_id)) + 1 for device_id in device_ids)
+    count = sum(1 for total in itertools.accumulate(sizes) if total <= MAX_ANSWER_BYTES)
+    return device_ids[: max(1, count)]
 
 
 def _decode_cursor(cursor: str) -> bytes:

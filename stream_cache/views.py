@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import web
 from faust.web import Blueprint, View
 
+from stream_cache import __version__
 from stream_cache import metrics as worker_metrics
+from stream_cache.errors import AnswerTooLarge
 from stream_cache.hashes import Device
 from stream_cache.health import Checks, Health
 from stream_cache.membership import OK
-from stream_cache.models import is_unicode
+from stream_cache.models import MAX_ANSWER_BYTES, is_unicode
 from stream_cache.settings import Settings
 from stream_cache.store import Store
 from stream_cache.web import ApiError, json_response, read_body
 
+root = Blueprint("root")
 devices = Blueprint("devices")
 health = Blueprint("health")
 metrics = Blueprint("metrics")
@@ -38,13 +42,36 @@ class _Parts(Protocol):
 
 
 class _View(View):
-    """A view of our app that answers HEAD only where it answers GET."""
+    """A view of our app: answers HEAD only where it answers GET, and refuses query parameters that it does not know."""
 
     app: _Parts  # type: ignore[assignment]  # Faust hands over our app
+    parameters: ClassVar[tuple[str, ...]] = ()
+
+    async def dispatch(self, request: web.Request) -> Any:
+        for name in request.query:
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "none"
+                raise _invalid(f"unknown parameter {name[:100]!r}; known here: {known}")
+            if len(request.query.getall(name)) > 1:
+                raise _invalid(f"{name}: is given more than once")
+        return await super().dispatch(request)
 
     def get_methods(self) -> set[str]:
         methods = super().get_methods()
         return methods if "GET" in methods else methods - {"HEAD"}
+
+
+@root.route("/")
+class Root(_View):
+    """What this service is."""
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Answer its name, its version, and which methods each path takes."""
+        paths: dict[str, list[str]] = {}
+        for route in request.app.router.routes():
+            if route.resource is not None and route.method != "HEAD":
+                paths.setdefault(route.resource.canonical, []).append(route.method)
+        return json_response({"name": "stream_cache", "version": __version__, "paths": paths})
 
 
 @devices.route("/devices/{device_id:[^/]+}/metadata")
@@ -71,12 +98,14 @@ class DevicesMetadata(_View):
         missing = dict.fromkeys(
             device_id for device_id, device in zip(device_ids, found, strict=True) if device is None
         )
-        return json_response({"devices": [_as_json(device) for device in found if device], "missing": list(missing)})
+        return json_response({"devices": _encode_each(filter(None, found)), "missing": list(missing)})
 
 
 @devices.route("/devices")
 class Devices(_View):
     """All device ids, page by page."""
+
+    parameters = ("limit", "cursor")
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer one page of ids."""
@@ -152,6 +181,21 @@ def _as_json(device: Device) -> dict[str, Any]:
     return {"device_id": device.device_id, **device.fields, "last_updated": device.last_updated}
 
 
+def _encode_each(found: Iterable[Device]) -> list[msgspec.Raw]:
+    """Return each device as JSON; one that is asked for again is encoded once. Raises: AnswerTooLarge, before more."""
+    encoded: dict[str, msgspec.Raw] = {}
+    answer, size_bytes = [], 0
+    for device in found:
+        text = encoded.get(device.device_id)
+        if text is None:
+            text = encoded[device.device_id] = msgspec.Raw(msgspec.json.encode(_as_json(device)))
+        size_bytes += len(memoryview(text)) + 1
+        if size_bytes > MAX_ANSWER_BYTES:
+            raise AnswerTooLarge(MAX_ANSWER_BYTES)
+        answer.append(text)
+    return answer
+
+
 def _invalid(message: str) -> ApiError:
     return ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message)
 
@@ -165,6 +209,8 @@ def _device_id_of_path(request: web.Request) -> str:
 
 
 def _parse_bulk(body: bytes, max_count: int) -> list[str]:
+    if not body:
+        raise _invalid('the body is empty: send {"device_ids": [...]}')
     try:
         request = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:

@@ -21,22 +21,27 @@ from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 from faust.web.drivers import aiohttp as driver
 
-from stream_cache.errors import AddressRefused, StoreUnavailable
+from stream_cache.errors import AddressRefused, AnswerTooLarge, StoreUnavailable
 from stream_cache.metrics import Metrics
 from stream_cache.settings import Settings
 
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_LINE_BYTES = 65_536  # a device id of 10 kB, percent-encoded
-_MAX_HEADER_BYTES, _MAX_HEADER_COUNT = 8192, 64
-#: How long a connection may be idle, take to send the head of a request, or leave an answer unread.
-_IDLE_TIMEOUT_S = 15.0
+#: Of one header, its name included, and how many: 32 kB of cookies, 100 headers (the contract) and what proxies add.
+_MAX_HEADER_BYTES, _MAX_HEADER_COUNT = 36_864, 128
+#: Of a request's head in all, or each connection could hold `_MAX_HEADER_COUNT` large ones.
+_MAX_HEAD_BYTES = 131_072
+#: How long the head of a request may take, from its first byte or from the connection's beginning.
+_HEAD_TIMEOUT_S = 15.0
+#: How long an answer may stay unread.
+_UNREAD_TIMEOUT_S = 15.0
 _BODY_TIMEOUT_S = 10.0
 #: How long a refused request's body is still taken in, so that the client reads the answer.
 _LINGERING_S = 1.0
 #: What the last requests get, twice, once all else has stopped: a client that dribbles must not hold up the exit.
 _SHUTDOWN_TIMEOUT_S = 0.5
 _RETRY_AFTER_S = 1
-_OPEN_WITHOUT_TOKEN = ("/health/", "/metrics")
+_PROBES = ("/health/", "/metrics")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'",
@@ -72,7 +77,7 @@ class WebServer(driver.Web):
             self.web_app,
             max_connections=settings.web_max_connections,
             access_log=None,
-            keepalive_timeout=_IDLE_TIMEOUT_S,
+            keepalive_timeout=settings.web_keepalive_s,
             max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADER_COUNT,
@@ -88,6 +93,14 @@ class WebServer(driver.Web):
         except OSError as error:
             raise AddressRefused(_why_refused(error, self.app.conf.web_bind, self.app.conf.web_port)) from error
 
+    def _new_transport_tcp(self) -> web.BaseSite:
+        address, port = self.app.conf.web_bind, self.app.conf.web_port
+        if address != "::":
+            return super()._new_transport_tcp()
+        # asyncio, told this address, listens to IPv6 alone.
+        listener = socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return web.SockSite(self._runner, listener, ssl_context=self.app.conf.web_ssl_context)
+
     @web.middleware
     async def _check(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Ask for the token, and answer every error as JSON."""
@@ -98,17 +111,21 @@ class WebServer(driver.Web):
             self._metrics.lookup_failed()
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer", headers)
+        except AnswerTooLarge as error:
+            return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "answer_too_large", str(error))
         except ApiError as error:
             return _error(error.status, error.code, error.message, error.headers)
         except web.HTTPException as error:
-            return _http_error(error)
+            return _http_error(error, request.path)
         except Exception:
             _logger.exception("a request failed: %s %.200r", request.method, request.path)
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why")
 
     def _check_token(self, request: web.Request) -> None:
         token = self._settings.api_token
-        if not token or (not self._settings.health_needs_token and request.path.startswith(_OPEN_WITHOUT_TOKEN)):
+        # `GET /` shows no data, and some balancers know no other path to look at.
+        is_probe = request.path == "/" or request.path.startswith(_PROBES)
+        if not token or (is_probe and not self._settings.health_needs_token):
             return
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
         is_right = hmac.compare_digest(sent.strip().encode(errors="surrogateescape"), token.encode())
@@ -135,13 +152,18 @@ async def read_body(request: web.Request) -> bytes:
 
 def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
     """Answer with JSON."""
-    return web.Response(body=msgspec.json.encode(body), status=status, headers=headers, content_type="application/json")
+    content = msgspec.json.encode(body)
+    # JSON is UTF-8 by definition, but Windows PowerShell reads Latin-1 where nothing is said.
+    return web.Response(body=content, status=status, headers=headers, content_type="application/json", charset="utf-8")
 
 
 class _Connection(RequestHandler):
-    """Answers what is no HTTP in the contract's form too, and keeps it out of the log."""
+    """Bounds a request's head in time and size, and answers what is no HTTP in the contract's form, out of the log.
 
-    __slots__ = ()
+    aiohttp has one limit of time for a connection that waits, whether for a request or for the rest of one.
+    """
+
+    __slots__ = ("_head_bytes", "_head_timer")
 
     @property
     def is_idle(self) -> bool:
@@ -156,10 +178,49 @@ class _Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, with a limit for a client that does not read what it asked for."""
         super().connection_made(transport)
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._begin_head()  # of the first request at once: a silent connection has no business here
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux, tcp(7); it looks only when it probes: up to twice as long
-            limit_ms = int(_IDLE_TIMEOUT_S * 1000)
+            limit_ms = int(_UNREAD_TIMEOUT_S * 1000)
             with suppress(OSError):  # no TCP, or gone already
                 transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, and see whether it completes a request's head."""
+        super().data_received(data)
+        if not self.is_idle:
+            self._end_head()
+            return
+        if self._head_timer is None:
+            self._begin_head()
+        self._head_bytes += len(data)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            self._end_head()
+            super().data_received(b"\0")  # no head may hold it: the parser refuses this one
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._end_head()
+        super().connection_lost(exc)
+
+    def _process_keepalive(self) -> None:
+        if self._head_timer is None:
+            super()._process_keepalive()
+        else:  # it has a limit of its own; the next answer sets this one anew
+            self._keepalive_handle = None
+
+    def _begin_head(self) -> None:
+        self._head_timer = asyncio.get_running_loop().call_later(_HEAD_TIMEOUT_S, self._give_up_head)
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer, self._head_bytes = None, 0
+
+    def _give_up_head(self) -> None:
+        if self.is_idle:
+            self.force_close()
 
     def drop(self) -> None:
         """Close it at once."""
@@ -220,7 +281,7 @@ class _Runner(web.AppRunner):
             try:
                 return await theirs.request_handler(request)
             except web.HTTPException as error:  # raised before our middleware: an Expect that can't be met
-                return _http_error(error)
+                return _http_error(error, request.path)
 
         return _Server(handle, request_factory=theirs.request_factory, **self._kwargs)
 
@@ -240,7 +301,7 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
     response.headers.update(_HEADERS)
 
 
-def _http_error(error: web.HTTPException) -> web.Response:
+def _http_error(error: web.HTTPException, path: str) -> web.Response:
     """Say in the contract's form what aiohttp refuses."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
@@ -249,8 +310,18 @@ def _http_error(error: web.HTTPException) -> web.Response:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return _error(error.status, "body_too_large", f"the body is larger than {_MAX_BODY_BYTES} bytes")
     if isinstance(error, web.HTTPNotFound):
-        return _error(error.status, "not_found", "there is nothing at this path")
+        return _error(error.status, "not_found", _nothing_at(path))
     return _error(HTTPStatus.BAD_REQUEST, "invalid_request", error.reason)
+
+
+def _nothing_at(path: str) -> str:
+    """Say what may have been meant."""
+    hints = ["GET / lists the paths"]
+    if path.endswith("/"):
+        hints.append("each has no slash at its end")
+    if path.startswith("/devices/"):
+        hints.append("a slash within an id is sent as %2F, or the id by POST /devices/metadata")
+    return f"there is nothing at this path: {'; '.join(hints)}"
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:

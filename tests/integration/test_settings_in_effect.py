@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -181,6 +182,30 @@ def test_wrong_setting__exits_1_with_one_line(tmp_path: Path, env: Mapping[str, 
     for word in words:
         assert word in lines[0]
     assert "hunter" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"FAUST_WEB_PORT": "abc"}, ["FAUST_WEB_PORT", "'abc'", "1 to 65535"]),
+        ({"F_CONSOLE_PORT": "tcp://10.0.0.1:80"}, ["F_CONSOLE_PORT", "'tcp://10.0.0.1:80'"]),
+        ({"FAUST_BLOCKING_TIMEOUT": "x"}, ["FAUST_BLOCKING_TIMEOUT", "'x'"]),
+        ({"FAUST_LOOP": "no such"}, ["FAUST_LOOP", "'no such'", "aio, uvloop"]),
+        ({"FAUST_WORKDIR": "/absent"}, ["FAUST_WORKDIR", "'/absent'"]),
+        ({"FAUST_WEB_PORT": "", "REDIS_HOST": "redis:6379"}, ["REDIS_HOST", "REDIS_PORT=6379"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_setting__that_faust_reads_while_it_is_imported_exits_1_with_one_line(
+    tmp_path: Path, env: Mapping[str, str], words: list[str]
+) -> None:
+    """By the command `faust` that comes with this package; `python -m faust` goes around it."""
+    command = [str(Path(sys.executable).with_name("faust")), "-A", "stream_cache.app", "worker", "-l", "info"]
+    with Worker(tmp_path, env, command=command) as worker:
+        assert worker.wait_exit(30) == 1
+    (line,) = worker.log_text().splitlines()
+    for word in words:
+        assert word in line
 
 
 # ------------------------------------------------------------------------------------------------------- partitions

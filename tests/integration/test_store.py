@@ -791,6 +791,21 @@ def test_list__shows_every_id_once_in_an_order_that_stays(bench: Bench, limit: i
     assert bench.run(bench.store.list_devices(limit, None)).total_count == 10
 
 
+@pytest.mark.parametrize("letter", ["x", "\x01"], ids=["plain", "escaped"])
+def test_list__ends_a_page_early_whose_ids_would_be_too_many_bytes_of_json(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    """Each of these is 1,700 bytes: a letter that JSON escapes takes six."""
+    monkeypatch.setattr("stream_cache.store.MAX_ANSWER_BYTES", 16 * 1024)
+    width = len(json.dumps(letter)) - 2
+    device_ids = [f"{number:02d}{letter * (1694 // width)}" for number in range(25)]
+    bench.put([record_of(device_id, offset=number) for number, device_id in enumerate(device_ids)])
+    first = bench.run(bench.store.list_devices(1000, None))
+    assert (len(first.device_ids), first.total_count) == (9, 25)
+    assert sorted(bench.all_ids()) == device_ids
+    assert len(bench.run(bench.store.list_devices(8, None)).device_ids) == 8
+
+
 def sha1(device_id: str) -> bytes:
     """Return what the index sorts by, its first 32 bits."""
     return hashlib.sha1(device_id.encode(), usedforsecurity=False).digest()

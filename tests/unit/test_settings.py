@@ -44,15 +44,16 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
         ("a:1, b:2", "a:1,b:2"),
         ("127.0.0.1:65535", "127.0.0.1:65535"),
         ("[::1]:9092", "[::1]:9092"),
+        (" a:1 ", "a:1"),
     ],
     "KAFKA_VALIDATED_DATA_TOPIC": [("a.b_c-D9", "a.b_c-D9"), (LONG_NAME, LONG_NAME), ("...", "...")],
     "KAFKA_ERROR_TOPIC": [("errors", "errors"), (LONG_NAME, LONG_NAME)],
     "KAFKA_CONSUMER_GROUP_ID": [("group of ours/é", "group of ours/é"), (LONG_NAME, LONG_NAME)],
     "KAFKA_CONSUMER_POLL_TIMEOUT_S": [("0.01", 0.01), ("30", 30.0), ("2.5", 2.5)],
-    "REDIS_HOST": [("10.0.0.7", "10.0.0.7"), ("::1", "::1"), ("redis.internal", "redis.internal")],
+    "REDIS_HOST": [("10.0.0.7", "10.0.0.7"), ("::1", "::1"), ("redis.internal", "redis.internal"), ("[::1]", "::1")],
     "REDIS_PORT": [("1", 1), ("65535", 65535)],
     "REDIS_DB": [("0", 0), ("63", 63)],
-    "REDIS_PASSWORD": [("", ""), ("p@ss word:/%é", "p@ss word:/%é")],
+    "REDIS_PASSWORD": [("", ""), ("p@ss word:/%é", "p@ss word:/%é"), ("hunter2\n", "hunter2")],
     "REDIS_METADATA_TTL": [("0", 0), ("1", 1), ("31536000", 31536000)],
     "LOG_LEVEL": [("debug", "DEBUG"), ("Info", "INFO"), ("WARN", "WARNING"), ("ERROR", "ERROR"), ("crit", "CRITICAL")],
     "FLUSH_INTERVAL_S": [("0.01", 0.01), ("60", 60.0), ("1e-1", 0.1)],
@@ -75,26 +76,27 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
     "API_TOKEN": [("", ""), ("s3cret~!", "s3cret~!")],
     "HEALTH_NEEDS_TOKEN": [("true", True), ("false", False)],
     "WEB_MAX_CONNECTIONS": [("1", 1), ("5000", 5000)],
+    "WEB_KEEPALIVE_S": [("1", 1.0), ("3600", 3600.0)],
 }
-NO_WHOLE_NUMBERS = ["", "x", "1.5", "-1", "0x10", "1e3", "9" * 5000]
-NO_NUMBERS = ["", "x", "nan", "inf", "-inf", "-1", "1,5", "1e999"]
+NO_WHOLE_NUMBERS = ["x", "1.5", "-1", "0x10", "1e3", "9" * 5000]
+NO_NUMBERS = ["x", "nan", "inf", "-inf", "-1", "1,5", "1e999"]
 BAD: dict[str, list[str]] = {
-    "KAFKA_BOOTSTRAP_SERVERS": ["", ",", "a:1,", "a:0", "a:65536", "a:x", "kafka://a:1", "a b:1", "a:1;b:2", ":9092"],
-    "KAFKA_VALIDATED_DATA_TOPIC": ["", "a b", "é", "a/b", "n" * 250, ".", "..", "a\n"],
-    "KAFKA_ERROR_TOPIC": ["", "a b", "a,b", "n" * 250, ".", "..", "iot_validated_data"],
-    "KAFKA_CONSUMER_GROUP_ID": ["", "n" * 250, "a\nb", "\x00"],
+    "KAFKA_BOOTSTRAP_SERVERS": [",", "a:1,", "a:0", "a:65536", "a:x", "kafka://a:1", "a b:1", "a:1;b:2", ":9092"],
+    "KAFKA_VALIDATED_DATA_TOPIC": ["a b", "é", "a/b", "n" * 250, ".", "..", "a\nb"],
+    "KAFKA_ERROR_TOPIC": ["a b", "a,b", "n" * 250, ".", "..", "iot_validated_data"],
+    "KAFKA_CONSUMER_GROUP_ID": ["n" * 250, "a\nb", "\x00"],
     "KAFKA_CONSUMER_POLL_TIMEOUT_S": [*NO_NUMBERS, "0", "30.1"],
-    "REDIS_HOST": ["", "a b", "redis://a", "user@a"],
+    "REDIS_HOST": ["a b", "redis://a", "user@a"],
     "REDIS_PORT": [*NO_WHOLE_NUMBERS, "0", "65536"],
     "REDIS_DB": NO_WHOLE_NUMBERS,
     "REDIS_METADATA_TTL": NO_WHOLE_NUMBERS,
-    "LOG_LEVEL": ["", "verbose", "10", "INFO "],
+    "LOG_LEVEL": ["verbose", "10", "INFO!"],
     "FLUSH_INTERVAL_S": [*NO_NUMBERS, "0", "61"],
     "MAX_CLOCK_SKEW_S": NO_NUMBERS,
     "BULK_MAX_DEVICES": [*NO_WHOLE_NUMBERS, "0"],
     "ERROR_ORIGINAL_MAX_BYTES": [*NO_WHOLE_NUMBERS, "10485761"],
     "WEB_PORT": [*NO_WHOLE_NUMBERS, "0", "65536"],
-    "WEB_BIND": ["", "a b", "http://a"],
+    "WEB_BIND": ["a b", "http://a"],
     "MAX_UNACKED_READINGS": [*NO_WHOLE_NUMBERS, "0"],
     "COMMIT_INTERVAL_S": [*NO_NUMBERS, "0", "4.5"],
     "REDIS_TIMEOUT_S": [*NO_NUMBERS, "0"],
@@ -105,9 +107,10 @@ BAD: dict[str, list[str]] = {
     "SHUTDOWN_TIMEOUT_S": [*NO_NUMBERS, "0", "9"],
     "STALL_TIMEOUT_S": [*NO_NUMBERS, "0"],
     "STALL_EXIT_S": [*NO_NUMBERS, "0"],
-    "REDIS_DURABILITY": ["", "always"],
-    "HEALTH_NEEDS_TOKEN": ["", "maybe"],
+    "REDIS_DURABILITY": ["always"],
+    "HEALTH_NEEDS_TOKEN": ["maybe"],
     "WEB_MAX_CONNECTIONS": [*NO_WHOLE_NUMBERS, "0"],
+    "WEB_KEEPALIVE_S": [*NO_NUMBERS, "0", "3601"],
 }
 
 
@@ -160,6 +163,40 @@ def test_variable__with_a_wrong_value_is_told_in_one_line(variable: str, text: s
     assert repr(text) in line
     assert "may hold" in line
     assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("variable", FIELD_OF_VARIABLE)
+@pytest.mark.parametrize("text", ["", " ", "\n"], ids=repr)
+def test_variable__that_is_empty_counts_as_not_set(variable: str, text: str) -> None:
+    assert Settings.from_env({variable: text}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "words"),
+    [
+        ("REDIS_HOST", "redis:6379", ["REDIS_HOST=redis and REDIS_PORT=6379"]),
+        ("REDIS_HOST", "[::1]:6379", ["REDIS_HOST=[::1] and REDIS_PORT=6379"]),
+        ("WEB_BIND", "0.0.0.0:8080", ["WEB_BIND=0.0.0.0 and WEB_PORT=8080"]),
+        ("REDIS_PORT", "tcp://10.0.0.1:6379", ["Service called 'redis'", "enableServiceLinks: false"]),
+        ("WEB_PORT", "tcp://10.0.0.1:80", ["Service called 'web'", "enableServiceLinks: false"]),
+        ("REDIS_HOST", "redis://redis", ["without redis://"]),
+        ("KAFKA_BOOTSTRAP_SERVERS", "PLAINTEXT://kafka:9092", ["without PLAINTEXT://"]),
+        ("KAFKA_BOOTSTRAP_SERVERS", "tcp://10.0.0.1:9092", ["without tcp://"]),
+    ],
+)
+def test_variable__with_a_well_known_mistake_says_what_is_meant(variable: str, text: str, words: list[str]) -> None:
+    with pytest.raises(WrongSetting, match=variable) as raised:
+        Settings.from_env({variable: text})
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("variable", ["REDIS_PASSWORD", "API_TOKEN"])
+def test_secret__with_a_line_break_in_it_is_refused_and_not_shown(variable: str) -> None:
+    """Two lines of a file, most likely."""
+    with pytest.raises(WrongSetting, match=variable) as raised:
+        Settings.from_env({variable: "hunter2\nhunter3"})
+    assert "hunter" not in str(raised.value)
 
 
 def test_stray_variables__change_nothing() -> None:
@@ -217,6 +254,7 @@ def test_settings__are_frozen() -> None:
         {"FAUST_BROKER_URL": "kafka://a:1;kafka://b:2", "KAFKA_BOOTSTRAP_SERVERS": "a:1,b:2"},
         {"FAUST_PROCESSING_GUARANTEE": "at_least_once"},
         {"FAUST_BROKER_REQUEST_TIMEOUT": "30", "FAUST_PRODUCER_COMPRESSION_TYPE": "gzip"},
+        {"FAUST_WEB_PORT": "", "FAUST_BROKER_URL": " ", "FAUST_PRODUCER_LINGER": " 0.1 "},
     ],
     ids=shown,
 )
@@ -261,11 +299,38 @@ def test_faust_variable__never_shows_a_brokers_password() -> None:
         ("FAUST_PRODUCER_LINGER", "soon"),
         ("FAUST_BROKER_CREDENTIALS", "x"),
         ("FAUST_TIMEZONE", "Mars/Olympus"),
+        # Those that Faust reads, and its client dies of.
+        ("FAUST_BROKER_API_VERSION", "abc"),
+        ("FAUST_PRODUCER_API_VERSION", "abc"),
+        ("FAUST_BROKER_REBALANCE_TIMEOUT", "1e400"),
+        ("FAUST_BROKER_REQUEST_TIMEOUT", "1e400"),
+        ("FAUST_BROKER_REQUEST_TIMEOUT", "9.9"),
+        ("FAUST_CONSUMER_CONNECTIONS_MAX_IDLE_MS", "0"),
+        ("FAUST_PRODUCER_CONNECTIONS_MAX_IDLE_MS", "-1"),
+        ("FAUST_PRODUCER_COMPRESSION_TYPE", "abc"),
+        ("FAUST_PRODUCER_LINGER", "1e400"),
+        ("FAUST_PRODUCER_THREADED", "true"),
+        ("FAUST_STREAM_RECOVERY_DELAY", "1e400"),
+        ("FAUST_TABLE_CLEANUP_INTERVAL", "0"),
+        # Those that Faust reads while it is imported.
+        ("FAUST_BLOCKING_TIMEOUT", "-1"),
+        ("FAUST_CONSOLE_PORT", "abc"),
+        ("FAUST_LOOP", "abc"),
+        ("FAUST_WEB_TRANSPORT", "abc://"),
+        ("FAUST_WORKDIR", "/absent"),
+        ("F_WEB_PORT", "abc"),
     ],
 )
 def test_faust_variable__that_faust_cannot_read_is_a_wrong_setting(variable: str, text: str) -> None:
     with pytest.raises(WrongSetting, match=variable):
         create_app({variable: text})
+
+
+def test_request_timeout__of_faust_is_longer_than_the_session() -> None:
+    """Faust refuses to start otherwise."""
+    for session_timeout_s in ("1", "10", "90", "300"):
+        conf = create_app({"KAFKA_SESSION_TIMEOUT_S": session_timeout_s}).conf
+        assert conf.broker_request_timeout > conf.broker_session_timeout
 
 
 @pytest.mark.parametrize(
