@@ -137,7 +137,8 @@ def start_with_one_bad_untold(scene: Scene) -> Worker:
     after = len([draft for draft in drafts if draft.partition != bad.partition])
     wait_until(lambda: scene.committed() >= after, 30, "the other partitions to be committed")
     wait_until(lambda: checks(worker)["error_topic"] != "ok", 30, "readiness to say it")
-    assert worker.get("/health/ready")[0] == 503
+    assert worker.get("/health/ingest")[0] == 503
+    assert worker.get("/health/ready")[0] == 200
     assert worker.get("/health/live")[0] == 200
     committed = harness.committed_offsets(scene.topics.bootstrap, scene.topics.group, scene.topics.source)
     assert committed.get(bad.partition, 0) <= before_it

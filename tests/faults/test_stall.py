@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.faults.scene import Scene
 from tests.harness import Worker, faust_worker, wait_until
@@ -87,10 +88,23 @@ def test_waiting_for_redis_at_the_start__is_no_stall(redis_scene: Scene, own_red
     redis_scene.ledger.produce(itertools.islice(redis_scene.drafts(1), 10_000))
     own_redis.freeze()
     worker = redis_scene.add_worker(**WATCHED)
-    redis_scene.wait_logged("can't be told yet", by=[worker])
+    redis_scene.wait_logged("waiting before the first reading is taken", by=[worker])
     assert_left_alone([worker])
     own_redis.thaw()
     redis_scene.assert_nothing_lost()
+
+
+def test_redis_that_takes_no_writes_at_the_start__is_no_stall(redis_scene: Scene, own_redis: RedisServer) -> None:
+    redis_scene.ledger.produce(itertools.islice(redis_scene.drafts(1), 10_000))
+    with redis.Redis.from_url(own_redis.url) as operator:
+        operator.replicaof("127.0.0.1", 1)  # nobody is there: it keeps its data, and refuses writes
+        worker = redis_scene.add_worker(**WATCHED)
+        wait_until(lambda: "READONLY" in worker.what_lacks() or "ead only" in worker.what_lacks(), 30, "it to be said")
+        assert worker.get("/health/ready")[0] == 200
+        assert_left_alone([worker])
+        operator.replicaof("NO", "ONE")
+    redis_scene.assert_nothing_lost()
+    worker.wait_ready(10)
 
 
 def test_waiting_for_the_broker__is_no_stall(kafka_scene: Scene, own_kafka: KafkaServer) -> None:

@@ -272,7 +272,7 @@ def test_token__that_is_right_is_let_in(guarded: Api, method: str, path: str, sc
     assert guarded.ask(method, path, b'{"device_ids": ["a"]}', headers).status == 200
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/"])
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/health/ingest", "/metrics", "/"])
 def test_health_and_metrics__need_the_token_only_where_they_are_told_to(guarded: Api, secure: Api, path: str) -> None:
     assert guarded.get(path).status == 200
     secure.error(secure.get(path), 401, "unauthorized")

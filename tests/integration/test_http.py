@@ -81,6 +81,7 @@ ALLOWED = {
     "/devices": {"GET", "HEAD"},
     "/health/live": {"GET", "HEAD"},
     "/health/ready": {"GET", "HEAD"},
+    "/health/ingest": {"GET", "HEAD"},
     "/metrics": {"GET", "HEAD"},
     "/": {"GET", "HEAD"},
 }
@@ -471,6 +472,7 @@ def test_metrics__are_prometheus_text_and_all_ours(api: Api) -> None:
 def test_metrics__count_what_was_done(bench: Bench) -> None:
     values: dict[str, float] = {}
     for api in (bench.api, bench.other):
+        wait_until(lambda api=api: b"stream_cache_lag_records 0.0" in api.get("/metrics").body, 10, "the lag to be 0")
         for line in api.get("/metrics").body.decode().splitlines():
             if not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
@@ -486,11 +488,14 @@ def test_metrics__count_what_was_done(bench: Bench) -> None:
 
 def test_health__is_live_and_ready_and_says_why(api: Api) -> None:
     assert (api.get("/health/live").status, api.get("/health/live").json["status"]) == (200, "live")
-    ready = api.get("/health/ready")
+    ready = wait_until(
+        lambda: (got := api.get("/health/ready")).json["status"] == "ready" and got, 10, "all to be well"
+    )
     assert ready.status == 200
-    assert ready.json["status"] == "ready"
-    assert {"kafka", "redis", "error_topic"} <= set(ready.json["checks"])
+    assert set(ready.json["checks"]) == {"kafka", "group", "source_topic", "error_topic", "redis", "flush", "state"}
     assert set(ready.json["checks"].values()) == {"ok"}
+    assert api.get("/health/ingest").status == 200
+    assert api.get("/health/ingest").json == ready.json
 
 
 def healthcheck(worker: Worker) -> subprocess.CompletedProcess[bytes]:
@@ -556,7 +561,8 @@ def test_frozen_redis__is_told_in_time_and_passes(bench: Bench) -> None:
             assert answer.status == 503
             assert answer.json["status"] == "not_ready"
             assert answer.json["checks"]["redis"] != "ok"
-            assert answer.json["checks"]["kafka"] == "ok"
+            assert answer.json["checks"]["kafka"] == answer.json["checks"]["group"] == "ok"
+            assert answer.json["checks"]["flush"] == answer.json["checks"]["state"] == "unknown"
             assert seconds < 3
             seconds, answer = live.result()
             assert answer.status == 200
