@@ -116,8 +116,13 @@ class StreamCache(faust.App):
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)
         if not is_flushed and self.should_stop:
+            why = self.flusher.trouble or self.dead_letters.trouble or "there was too little time"
             await self.crash(
-                UnflushedReadings(f"{self.flusher.unacked_count} records are not in Redis; they are read again")
+                UnflushedReadings(
+                    f"{self.flusher.unacked_count} records could not be flushed within "
+                    f"{self.settings.shutdown_timeout_s:g} s (SHUTDOWN_TIMEOUT_S): {why}; they are not committed, and "
+                    "are read again"
+                )
             )
 
     async def _send_error_record(self, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Any:

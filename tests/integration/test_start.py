@@ -70,6 +70,17 @@ def test_kafka_is_away__lookups_are_answered_and_the_log_says_what_is_waited_for
     assert {level for level, _ in lines_of(worker)} == {"INFO", "WARNING"}
 
 
+def test_first_of_two_servers_is_silent__the_second_is_taken(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    topic_names.create(1)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]},{topic_names.bootstrap}"
+        env = topic_names.env() | redis_db.env() | {"KAFKA_BOOTSTRAP_SERVERS": servers}
+        with Worker(tmp_path, env) as worker:
+            worker.wait_ready(20)  # aiokafka would wait for the first for 90 s
+
+
 def test_start_and_stop__are_a_line_that_says_what_it_works_with_and_two_that_say_goodbye(
     topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
 ) -> None:
