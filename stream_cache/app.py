@@ -21,7 +21,7 @@ from faust.types import StreamT
 from stream_cache import views
 from stream_cache.batching import ChunkTransport
 from stream_cache.boot import BootOrder
-from stream_cache.broker_wait import BrokerWait, PatientProducer
+from stream_cache.broker_wait import PatientProducer
 from stream_cache.broker_watch import BrokerWatch
 from stream_cache.chunks import Chunk, ChunkSchema
 from stream_cache.dead_letters import DeadLetters
@@ -54,7 +54,6 @@ class StreamCache(faust.App):
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings = settings
         super().__init__(settings.kafka_consumer_group_id, **faust_options(settings, environ))
-        self.broker_wait = BrokerWait(settings.kafka_bootstrap_servers)
         self.metrics = Metrics()
         self.store = Store.from_settings(settings)
         self.dead_letters = DeadLetters(
@@ -132,8 +131,13 @@ class StreamCache(faust.App):
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)
         if not is_flushed and self.should_stop:
+            why = self.flusher.trouble or self.dead_letters.trouble or "there was too little time"
             await self.crash(
-                UnflushedReadings(f"{self.flusher.unacked_count} records are not in Redis; they are read again")
+                UnflushedReadings(
+                    f"{self.flusher.unacked_count} records could not be flushed within "
+                    f"{self.settings.shutdown_timeout_s:g} s (SHUTDOWN_TIMEOUT_S): {why}; they are not committed, and "
+                    "are read again"
+                )
             )
 
     async def _send_error_record(self, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Any:

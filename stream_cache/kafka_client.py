@@ -8,6 +8,7 @@ brokers create one that is missing.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -170,7 +171,7 @@ class KafkaClient:
             return await connection.send(request)
         except Exception as error:  # whatever a stranger at that address makes of it
             self._drop(address)
-            raise KafkaUnavailable(f"{address[0]}:{address[1]}: {_reason(error)}") from error
+            raise KafkaUnavailable(f"{address[0]}:{address[1]}: {_in_words(error)}") from error
 
     def _drop(self, address: _Address) -> None:
         connection = self._connections.pop(address, None)
@@ -184,13 +185,18 @@ def _raise_refusal(error_code: int, what: str) -> None:
         raise KafkaRefused(f"{what}: {error.__name__}")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT_S:g} s"
-    if isinstance(error, socket.gaierror) and error.strerror:
-        return error.strerror
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+def _in_words(error: Exception) -> str:
+    match error:
+        case socket.gaierror(errno=socket.EAI_NONAME | socket.EAI_NODATA):
+            return "name not known"
+        case socket.gaierror():
+            return f"the name can't be looked up ({error.strerror})"
+        case TimeoutError(errno=None):
+            return f"no answer within {TIMEOUT_S:g} s"
+        case ConnectionResetError() | KafkaConnectionError():
+            return "closes the connection; is it a Kafka listener, without TLS?"
+        case OSError(errno=int(number)) if number in errno.errorcode:
+            return os.strerror(number).lower()
     return str(error) or repr(error)
 
 

@@ -59,7 +59,8 @@ def test_kafka_is_away__lookups_are_answered_and_the_log_says_what_is_waited_for
 
         wait_until(is_live, LIVE_WITHIN_S, "HTTP")
         assert api.one("a").json["datatype_id"] == "7"
-        assert api.get("/health/ready").status in {200, 503}  # it answers; what it says is the probes' own promise
+        assert api.get("/health/ready").status == 200
+        assert api.get("/health/ingest").status == 503
         wait_until(lambda: "waiting for Kafka" in worker.log_text(), 20, "a line")
         began_s = time.monotonic()
         assert worker.terminate() == 0, worker.log_tail()
@@ -68,6 +69,17 @@ def test_kafka_is_away__lookups_are_answered_and_the_log_says_what_is_waited_for
     for words in (address, why, "KAFKA_BOOTSTRAP_SERVERS", "lookups"):
         assert words in line
     assert {level for level, _ in lines_of(worker)} == {"INFO", "WARNING"}
+
+
+def test_first_of_two_servers_is_silent__the_second_is_taken(
+    topic_names: TopicNames, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    topic_names.create(1)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]},{topic_names.bootstrap}"
+        env = topic_names.env() | redis_db.env() | {"KAFKA_BOOTSTRAP_SERVERS": servers}
+        with Worker(tmp_path, env) as worker:
+            worker.wait_ready(20)  # aiokafka would wait for the first for 90 s
 
 
 def test_start_and_stop__are_a_line_that_says_what_it_works_with_and_two_that_say_goodbye(
