@@ -18,9 +18,8 @@ it leaves Faust's path:
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 from aiokafka.errors import KafkaError
@@ -32,6 +31,7 @@ from stream_cache.broker_wait import PatientProducer
 from stream_cache.chunks import Chunk
 from stream_cache.consumer_thread import ConsumerThread
 from stream_cache.models import SourceRecord
+from stream_cache.waiting import ends_within
 
 
 class ChunkConsumer(driver.Consumer):
@@ -139,13 +139,13 @@ class ChunkConsumer(driver.Consumer):
             # The app has asked before, or has crashed: whoever could flush is gone.
             return
         await self.drain()
-        try:
-            async with asyncio.timeout(self.leave_within_s if self.app.should_stop else None):
-                # A commit that began before the drain doesn't know of its acks.
-                await self.maybe_wait_for_commit_to_finish()
-                await self.commit_and_end_transactions()
-        except TimeoutError:
+        if not await ends_within(self.leave_within_s if self.app.should_stop else None, self._commit_all()):
             self.log.warning("Kafka does not answer: what was flushed last stays uncommitted, and is read again")
+
+    async def _commit_all(self) -> None:
+        # A commit that began before the drain doesn't know of its acks.
+        await self.maybe_wait_for_commit_to_finish()
+        await self.commit_and_end_transactions()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Flush and commit (Faust calls `wait_empty`), then forget."""
@@ -173,12 +173,9 @@ class ChunkProducer(PatientProducer):
         """Send what is left, and close."""
         await self._within_limit(super().on_stop())
 
-    async def _within_limit(self, ending: Awaitable[None]) -> None:
+    async def _within_limit(self, ending: Coroutine[Any, Any, None]) -> None:
         transport = cast("ChunkTransport", self.transport)
-        try:
-            async with asyncio.timeout(transport.leave_within_s if self.app.should_stop else None):
-                await ending
-        except TimeoutError:
+        if not await ends_within(transport.leave_within_s if self.app.should_stop else None, ending):
             self.log.warning("Kafka does not answer: what is left for the error topic is read again at its source")
 
 

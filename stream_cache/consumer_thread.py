@@ -31,7 +31,7 @@ from stream_cache.batches import STEP_BYTES, Record
 from stream_cache.broker_wait import PatientConsumerThread
 from stream_cache.chunks import Chunk
 from stream_cache.errors import UnreadableBatch
-from stream_cache.waiting import WaitingLog
+from stream_cache.waiting import WaitingLog, ends_within
 
 if TYPE_CHECKING:
     import aiokafka
@@ -101,10 +101,7 @@ class ConsumerThread(PatientConsumerThread):
 
     async def on_thread_stop(self) -> None:
         """Leave the group; not for longer than there is time for it, when the broker doesn't answer."""
-        try:
-            async with asyncio.timeout(self.consumer.leave_within_s):
-                await super().on_thread_stop()
-        except TimeoutError:
+        if not await ends_within(self.consumer.leave_within_s, super().on_thread_stop()):
             self.log.warning("Kafka does not answer: the worker ends without having left its group")
 
     @property

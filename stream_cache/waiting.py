@@ -1,10 +1,13 @@
-"""Says in the log what is waited for, in the contract's rhythm (section 5): enough to be seen, never a flood."""
+"""Waiting: what the log says of it, in the contract's rhythm (section 5: seen, never a flood), and an end to it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
 
 _OFTEN_S, _OFTEN_FOR_S, _SELDOM_S = 10.0, 60.0, 60.0
 
@@ -42,3 +45,19 @@ class WaitingLog:
         if self._began_at is not None:
             self._logger.info("%s", f"{text}, after {self.waited_s:.0f} s")
             self._began_at = None
+
+
+async def ends_within(limit_s: float | None, work: Coroutine[Any, Any, None]) -> bool:
+    """Run something that may wait for what is away, and give it up after a time. Returns: whether it ended by itself.
+
+    What is given up is cancelled, and not waited for: libraries swallow cancellations. Nor does one that came from
+    inside get out. Raises: what the work raised.
+    """
+    task = asyncio.create_task(work)
+    await asyncio.wait({task}, timeout=limit_s)
+    if not task.done():
+        task.cancel()
+        return False
+    with suppress(asyncio.CancelledError):
+        task.result()
+    return True

@@ -24,6 +24,7 @@ def terminated(worker: Worker) -> int:
     began_s = time.monotonic()
     exit_code = worker.terminate()
     assert time.monotonic() - began_s < EXIT_WITHIN_S, worker.log_tail()
+    assert "did not end" not in worker.log_text(), worker.log_tail()
     return exit_code
 
 

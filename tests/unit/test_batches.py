@@ -2,69 +2,22 @@
 
 import gzip
 import itertools
-import struct
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import cramjam
-import lz4.frame
 import pytest
-import zstandard
-from aiokafka.codec import snappy_encode
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_cache.batches import STEP_BYTES, Batches, PartitionReader, Record
 from stream_cache.errors import UnreadableBatch
+from tests.raw_batches import COMPRESS, GZIP, LZ4, SNAPPY, ZSTD, Sent, batch_of, with_header_name
 
 TP = TopicPartition("iot_validated_data", 3)
-NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
-COMPRESS = {
-    NONE: bytes,
-    GZIP: gzip.compress,
-    SNAPPY: snappy_encode,
-    LZ4: lz4.frame.compress,
-    ZSTD: zstandard.compress,
-}
 LIMIT = 5000
 READ_COMMITTED = 1
-
-
-class Sent(NamedTuple):
-    """A record to be sent: its Kafka timestamp in ms, its headers' names as bytes."""
-
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-def batch_of(
-    records: Sequence[Sent], codec: int = NONE, base_offset: int = 0, compressed: bytes | None = None
-) -> bytes:
-    """Make a batch as a producer does; `compressed` takes the place of what the records would become."""
-    builder = DefaultRecordBatchBuilder(2, NONE, 0, -1, -1, 0, 2**30)
-    for offset, record in enumerate(records):
-        builder.append(offset, *record[:3], list(record.headers))
-    plain = bytes(builder.build())
-    body = compressed if compressed is not None else COMPRESS[codec](plain[61:])
-    return sealed(base_offset, plain[21:23] if not codec else struct.pack(">h", codec), plain[23:61] + body)
-
-
-def sealed(base_offset: int, attributes: bytes, rest: bytes) -> bytes:
-    """Put a batch's length and CRC before its attributes and all that follows."""
-    covered = attributes + rest
-    return struct.pack(">qiibI", base_offset, len(covered) + 9, -1, 2, calc_crc32c(covered)) + covered
-
-
-def with_header_name(batch: bytes, before: bytes, after: bytes) -> bytes:
-    """Give a header of an uncompressed batch a name that no library would write."""
-    assert before in batch
-    return sealed(0, batch[21:23], batch[23:].replace(before, after))
 
 
 def reader_of(data: bytes, position: int = 0) -> PartitionReader:

@@ -36,7 +36,7 @@ from stream_cache.chunks import Chunk, ChunkSchema
 from stream_cache.consumer_thread import ConsumerThread
 from stream_cache.errors import UnreadableBatch
 from tests.fakes import FakeRecord
-from tests.unit.test_batches import ZSTD, Sent, batch_of, sealed
+from tests.raw_batches import ZSTD, Sent, batch_of, sealed
 from tests.waiting import wait_until_async
 
 T = TypeVar("T")
