@@ -34,6 +34,7 @@ from stream_cache.kafka_client import KafkaClient
 from stream_cache.membership import Membership
 from stream_cache.metrics import Metrics
 from stream_cache.models import SourceRecord
+from stream_cache.near_misses import near_misses
 from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
 from stream_cache.state import StateGuard
@@ -52,7 +53,7 @@ class StreamCache(faust.App):
     BootStrategy = BootOrder
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self.settings = settings
+        self.settings, self._near_misses = settings, near_misses(environ)
         super().__init__(settings.kafka_consumer_group_id, **faust_options(settings, environ))
         self.metrics = Metrics()
         self.store = Store.from_settings(settings)
@@ -145,6 +146,8 @@ class StreamCache(faust.App):
 
     async def on_first_start(self) -> None:
         """Start the parts that live. Faust makes a data directory here; we keep nothing on disk."""
+        if self._near_misses:
+            self.log.warning(self._near_misses)
         await self.add_runtime_dependency(self.broker_watch)
         await self.add_runtime_dependency(self.dead_letters)  # before the flusher, so that it stops after it
         await self.add_runtime_dependency(self.flusher)

@@ -28,7 +28,7 @@ def _read_directory(text: str) -> str:
 READ_AT_IMPORT = {
     "WEB_PORT": whole(1, 65535),
     "CONSOLE_PORT": whole(1, 65535),
-    "BLOCKING_TIMEOUT": seconds(0.1, 86_400),
+    "BLOCKING_TIMEOUT": seconds(1, 86_400),
     "LOOP": one_of("aio", "uvloop"),
     "WORKDIR": Form(_read_directory, "the path of a folder"),
     "WEB_TRANSPORT": one_of("tcp://"),

@@ -27,7 +27,7 @@ def near_misses(environ: Mapping[str, str]) -> str:
         for variable, text in sorted(environ.items())
         if variable.startswith(_PREFIXES) and variable not in known and not _is_service_link(variable, text)
     ]
-    return f"no setting, so not looked at: {', '.join(unknown)}" if unknown else ""
+    return f"unknown settings are ignored: {', '.join(unknown)}" if unknown else ""
 
 
 def _known_variables() -> set[str]:
@@ -44,4 +44,4 @@ def _is_service_link(variable: str, text: str) -> bool:
 
 def _name_with_suggestion(variable: str, known: set[str]) -> str:
     alike = difflib.get_close_matches(variable, known, n=1, cutoff=0.7)
-    return f"{variable} ({alike[0]}?)" if alike else variable
+    return f"{variable} (did you mean {alike[0]}?)" if alike else variable

@@ -14,6 +14,7 @@ from faust.web import Blueprint, View
 
 from stream_cache import __version__
 from stream_cache import metrics as worker_metrics
+from stream_cache.answers import ApiError, json_response
 from stream_cache.errors import AnswerTooLarge
 from stream_cache.hashes import Device
 from stream_cache.health import Checks, Health
@@ -21,7 +22,7 @@ from stream_cache.membership import OK
 from stream_cache.models import MAX_ANSWER_BYTES, is_unicode
 from stream_cache.settings import Settings
 from stream_cache.store import Store
-from stream_cache.web import ApiError, json_response, read_body
+from stream_cache.web import read_body
 
 root = Blueprint("root")
 devices = Blueprint("devices")

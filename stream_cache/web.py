@@ -1,4 +1,4 @@
-"""The web server: Faust's aiohttp driver with limits, a token, and every error in the contract's form.
+"""The web server: Faust's aiohttp driver with limits, a token, and every error as an answer.
 
 Between aiohttp and `views.py`. Faust's own pages are closed: they show internals.
 """
@@ -9,55 +9,26 @@ import asyncio
 import errno
 import hmac
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import faust
 import mode
-import msgspec
 from aiohttp import hdrs, web
-from aiohttp.web_protocol import RequestHandler
 from faust.web.drivers import aiohttp as driver
 
+from stream_cache.answers import HEADERS, MAX_BODY_BYTES, ApiError, error_response, http_error
+from stream_cache.connections import Runner
 from stream_cache.errors import AddressRefused, AnswerTooLarge, StoreUnavailable
 from stream_cache.metrics import Metrics
 from stream_cache.settings import Settings
 
-_MAX_BODY_BYTES = 1024 * 1024
-_MAX_LINE_BYTES = 65_536  # a device id of 10 kB, percent-encoded
-#: Of one header, its name included, and how many: 32 kB of cookies, 100 headers (the contract) and what proxies add.
-_MAX_HEADER_BYTES, _MAX_HEADER_COUNT = 36_864, 128
-#: Of a request's head in all, or each connection could hold `_MAX_HEADER_COUNT` large ones.
-_MAX_HEAD_BYTES = 131_072
-#: How long the head of a request may take, from its first byte or from the connection's beginning.
-_HEAD_TIMEOUT_S = 15.0
-#: How long an answer may stay unread.
-_UNREAD_TIMEOUT_S = 15.0
 _BODY_TIMEOUT_S = 10.0
-#: How long a refused request's body is still taken in, so that the client reads the answer.
-_LINGERING_S = 1.0
-#: What the last requests get, twice, once all else has stopped: a client that dribbles must not hold up the exit.
-_SHUTDOWN_TIMEOUT_S = 0.5
 _RETRY_AFTER_S = 1
 _PROBES = ("/health/", "/metrics")
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'",
-    "Server": "stream_cache",
-    "X-Content-Type-Options": "nosniff",
-}
 _logger = mode.get_logger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class ApiError(Exception):
-    """An answer that is an error: `code` is one of the contract's, section 4."""
-
-    def __init__(self, status: HTTPStatus, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        self.status, self.code, self.message, self.headers = status, code, message, headers
-        super().__init__(message)
 
 
 class WebServer(driver.Web):
@@ -71,19 +42,10 @@ class WebServer(driver.Web):
     def __init__(self, app: faust.App, settings: Settings, metrics: Metrics, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._settings, self._metrics = settings, metrics
-        self.web_app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._check])
+        self.web_app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._check])
         self.web_app.on_response_prepare.append(_add_headers)
-        self._runner = _Runner(
-            self.web_app,
-            max_connections=settings.web_max_connections,
-            access_log=None,
-            keepalive_timeout=settings.web_keepalive_s,
-            max_line_size=_MAX_LINE_BYTES,
-            max_field_size=_MAX_HEADER_BYTES,
-            max_headers=_MAX_HEADER_COUNT,
-            auto_decompress=False,  # a few kB may stand for gigabytes
-            shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
-            lingering_time=_LINGERING_S,
+        self._runner = Runner(
+            self.web_app, max_connections=settings.web_max_connections, keepalive_s=settings.web_keepalive_s
         )
 
     async def start_server(self) -> None:
@@ -110,16 +72,18 @@ class WebServer(driver.Web):
         except StoreUnavailable:
             self._metrics.lookup_failed()
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
-            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer", headers)
+            return error_response(HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable", "Redis does not answer", headers)
         except AnswerTooLarge as error:
-            return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "answer_too_large", str(error))
+            return error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "answer_too_large", str(error))
         except ApiError as error:
-            return _error(error.status, error.code, error.message, error.headers)
+            return error_response(error.status, error.code, error.message, error.headers)
         except web.HTTPException as error:
-            return _http_error(error, request.path)
+            return http_error(error, request.path)
         except Exception:
             _logger.exception("a request failed: %s %.200r", request.method, request.path)
-            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why")
+            return error_response(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; the log says why"
+            )
 
     def _check_token(self, request: web.Request) -> None:
         token = self._settings.api_token
@@ -136,8 +100,8 @@ class WebServer(driver.Web):
 
 async def read_body(request: web.Request) -> bytes:
     """Read a request's body, up to 1 MiB and for up to 10 s. Raises: ApiError, or aiohttp's 413."""
-    if (request.content_length or 0) > _MAX_BODY_BYTES:
-        raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES)
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES)
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", "the body must not be compressed")
     try:
@@ -148,142 +112,6 @@ async def read_body(request: web.Request) -> bytes:
     except ConnectionError:
         message = "the body broke off"  # for nobody to read: the client has gone
     raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message, {"Connection": "close"})
-
-
-def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
-    """Answer with JSON."""
-    content = msgspec.json.encode(body)
-    # JSON is UTF-8 by definition, but Windows PowerShell reads Latin-1 where nothing is said.
-    return web.Response(body=content, status=status, headers=headers, content_type="application/json", charset="utf-8")
-
-
-class _Connection(RequestHandler):
-    """Bounds a request's head in time and size, and answers what is no HTTP in the contract's form, out of the log.
-
-    aiohttp has one limit of time for a connection that waits, whether for a request or for the rest of one.
-    """
-
-    __slots__ = ("_head_bytes", "_head_timer")
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for a request, or for the rest of a request's head."""
-        return self._waiter is not None and not self._waiter.done() and not self._force_close
-
-    @property
-    def has_asked(self) -> bool:
-        """Whether a request has ever come."""
-        return self._request_count > 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, with a limit for a client that does not read what it asked for."""
-        super().connection_made(transport)
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._begin_head()  # of the first request at once: a silent connection has no business here
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux, tcp(7); it looks only when it probes: up to twice as long
-            limit_ms = int(_UNREAD_TIMEOUT_S * 1000)
-            with suppress(OSError):  # no TCP, or gone already
-                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has come, and see whether it completes a request's head."""
-        super().data_received(data)
-        if not self.is_idle:
-            self._end_head()
-            return
-        if self._head_timer is None:
-            self._begin_head()
-        self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            self._end_head()
-            super().data_received(b"\0")  # no head may hold it: the parser refuses this one
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
-        self._end_head()
-        super().connection_lost(exc)
-
-    def _process_keepalive(self) -> None:
-        if self._head_timer is None:
-            super()._process_keepalive()
-        else:  # it has a limit of its own; the next answer sets this one anew
-            self._keepalive_handle = None
-
-    def _begin_head(self) -> None:
-        self._head_timer = asyncio.get_running_loop().call_later(_HEAD_TIMEOUT_S, self._give_up_head)
-
-    def _end_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        self._head_timer, self._head_bytes = None, 0
-
-    def _give_up_head(self) -> None:
-        if self.is_idle:
-            self.force_close()
-
-    def drop(self) -> None:
-        """Close it at once."""
-        transport = self.transport
-        self.force_close()
-        if transport is not None:
-            transport.abort()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
-        status: int = 500,
-        exc: BaseException | None = None,  # noqa: ARG002 - as above
-        message: str | None = None,  # noqa: ARG002 - as above
-    ) -> web.StreamResponse:
-        """Refuse what the parser could not read."""
-        response = _error(status, "invalid_request", "this is no HTTP request, or a part of it is too long", _HEADERS)
-        response.force_close()
-        return response
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()
-
-
-class _Server(web.Server):
-    def __init__(self, *args: Any, max_connections: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._max_connections = max_connections
-
-    def __call__(self) -> Any:
-        if len(self._connections) >= self._max_connections and not self._drop_idle_one():
-            return _Refusal()
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-    def _drop_idle_one(self) -> bool:
-        """Make room for a new connection: silent ones must keep nobody out, a health probe least of all."""
-        oldest_first = cast("Iterable[_Connection]", self._connections)
-        idle = (connection for connection in oldest_first if connection.is_idle)
-        first = next(idle, None)
-        if first is None:
-            return False
-        silent = first if not first.has_asked else next((other for other in idle if not other.has_asked), first)
-        silent.drop()
-        return True
-
-
-class _Runner(web.AppRunner):
-    """Runs the application on our server: aiohttp's own can be told neither the class nor a limit of connections."""
-
-    async def _make_server(self) -> web.Server:
-        theirs = await super()._make_server()
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            try:
-                return await theirs.request_handler(request)
-            except web.HTTPException as error:  # raised before our middleware: an Expect that can't be met
-                return _http_error(error, request.path)
-
-        return _Server(handle, request_factory=theirs.request_factory, **self._kwargs)
 
 
 def _why_refused(error: OSError, address: str, port: int) -> str:
@@ -298,31 +126,4 @@ def _why_refused(error: OSError, address: str, port: int) -> str:
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
-
-
-def _http_error(error: web.HTTPException, path: str) -> web.Response:
-    """Say in the contract's form what aiohttp refuses."""
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"{error.method} is not allowed here; allowed: {allowed}"
-        return _error(error.status, "method_not_allowed", message, {"Allow": allowed})
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return _error(error.status, "body_too_large", f"the body is larger than {_MAX_BODY_BYTES} bytes")
-    if isinstance(error, web.HTTPNotFound):
-        return _error(error.status, "not_found", _nothing_at(path))
-    return _error(HTTPStatus.BAD_REQUEST, "invalid_request", error.reason)
-
-
-def _nothing_at(path: str) -> str:
-    """Say what may have been meant."""
-    hints = ["GET / lists the paths"]
-    if path.endswith("/"):
-        hints.append("each has no slash at its end")
-    if path.startswith("/devices/"):
-        hints.append("a slash within an id is sent as %2F, or the id by POST /devices/metadata")
-    return f"there is nothing at this path: {'; '.join(hints)}"
-
-
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return json_response({"error": {"code": code, "message": message}}, status, headers)
+    response.headers.update(HEADERS)

@@ -16,9 +16,9 @@ def test_near_misses__are_named_in_one_line_with_what_may_be_meant() -> None:
         }
     )
     assert len(line.splitlines()) == 1
-    assert "KAFKA_BOOTSTRAP_SERVER (KAFKA_BOOTSTRAP_SERVERS?)" in line
-    assert "REDIS_PASS (REDIS_PASSWORD?)" in line
-    assert "FAUST_BROKER (FAUST_BROKER_URL?)" in line
+    assert "KAFKA_BOOTSTRAP_SERVER (did you mean KAFKA_BOOTSTRAP_SERVERS?)" in line
+    assert "REDIS_PASS (did you mean REDIS_PASSWORD?)" in line
+    assert "FAUST_BROKER (did you mean FAUST_BROKER_URL?)" in line
     assert "WEB_CONCURRENCY" in line
     assert "hunter2" not in line
     assert not {"REDIS_HOST", "FAUST_BROKER_CLIENT_ID", "FAUST_DATADIR"} & set(line.replace(",", "").split())
