@@ -29,9 +29,8 @@ _OURS = f"{Path(__file__).parent}/"
 _FORMAT = "%(asctime)s %(levelname)-8s %(message)s"
 #: What `mode.Service` puts before the words of a service, such as "[^---ChunkConsumer]: ".
 _SERVICE = re.compile(r"\[\^-*(.+?)\]: ")
-#: aiokafka's words for a broker that can't be reached at the address that it advertises, which they leave out.
-_UNREACHABLE = "Unable connect to node with id %s: %s"
-_UNREACHABLE_AT = "Unable connect to node with id %s at %s (its advertised.listeners): %s"
+#: How aiokafka's lines name a broker that they can't reach. The address that it advertises, they leave out.
+_NODE = "node with id %s"
 _ONCE_IN_S = 10.0
 _FAULTS_KEPT = 16
 _BrokerAddress = Callable[[object], str | None]
@@ -83,7 +82,7 @@ class _Handler(logging.StreamHandler[IO[str]]):
         fault = record.exc_info[1] if record.exc_info else None
         if (fault is not None and self._is_known(fault)) or _is_of_our_exception(record):
             return
-        if record.msg == _UNREACHABLE:
+        if _NODE in str(record.msg) and isinstance(record.args, tuple):
             record = self._with_address(record)
         if not record.pathname.startswith(_OURS):
             if record.levelno < logging.WARNING:
@@ -100,12 +99,12 @@ class _Handler(logging.StreamHandler[IO[str]]):
                 super().emit(record)
 
     def _with_address(self, record: logging.LogRecord) -> logging.LogRecord:
-        node_id, error = cast("tuple[object, object]", record.args)
-        address = self._broker_address(node_id)
-        if address is not None:
-            record = copy.copy(record)
-            record.msg = _UNREACHABLE_AT
-            record.args = (node_id, address, str(error) or type(error).__name__)  # a timeout has no words
+        said = cast("tuple[object, ...]", record.args)
+        address = self._broker_address(said[0]) or "an unknown address"
+        record = copy.copy(record)
+        record.msg = record.msg.replace(_NODE, f"{_NODE} at {address.replace('%', '%%')} (its advertised.listeners)")
+        if record.msg.endswith("%s") and not str(said[-1]):  # a timeout has no words
+            record.msg = record.msg.removesuffix("%s") + "%r"
         return record
 
     def _is_known(self, fault: BaseException) -> bool:
@@ -146,11 +145,11 @@ class Repeats:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kinds: dict[tuple[str, int, object], _Kind] = {}
+        self._kinds: dict[tuple[str, int, str], _Kind] = {}
 
     def is_one_more(self, record: logging.LogRecord) -> bool:
         """Note a line. Returns: whether one of its kind was shown within the last 10 s."""
-        key = (record.name, record.levelno, record.msg)
+        key = (record.name, record.levelno, str(record.msg))
         kind = self._kinds.get(key)
         if kind is None:
             self._kinds[key] = _Kind(self._clock())
@@ -170,7 +169,7 @@ class Repeats:
                 continue
             record = copy.copy(kind.last)
             times = "once more" if kind.count == 1 else f"{kind.count} times"
-            record.msg, record.args = f"{kind.last.getMessage()} (repeated {times} in {passed_s:.0f} s)", ()
+            record.msg = f"{record.msg} (repeated {times} in {passed_s:.0f} s)"
             record.exc_info = record.exc_text = None
             record.created = time.time()
             self._kinds[key] = _Kind(now)

@@ -99,10 +99,10 @@ def test_services_of_ours__speak_without_their_name(log: Log) -> None:
 
 def test_broker_that_is_not_reached__is_named_by_its_address(log: Log) -> None:
     log.write("Unable connect to node with id %s: %s", 1, TimeoutError())
-    log.write("Unable connect to node with id %s: %s", 2, OSError("refused"))
+    log.write("Unable to request metadata from node with id %s: %r", 1, OSError("no"))
     assert log.said() == [
-        "Unable connect to node with id 1 at 10.0.0.1:9092 (its advertised.listeners): TimeoutError",
-        "Unable connect to node with id 2: refused",
+        "Unable connect to node with id 1 at 10.0.0.1:9092 (its advertised.listeners): TimeoutError()",
+        "Unable to request metadata from node with id 1 at 10.0.0.1:9092 (its advertised.listeners): OSError('no')",
     ]
 
 
