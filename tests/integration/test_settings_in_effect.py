@@ -81,6 +81,7 @@ def tuned(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tu
             "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:1,{topics.bootstrap}",
             "REDIS_METADATA_TTL": str(TTL_S),
             "LOG_LEVEL": "WARNING",
+            "REDIS_PASS": PASSWORD,  # a typing error
         }
         with Worker(directory / "folder", env) as worker:
             worker.wait_ready()
@@ -124,6 +125,10 @@ def test_ttl__counts_from_the_kafka_timestamp(tuned: Tuned) -> None:
 def test_log_level__decides_whatever_the_command_line_says(tuned: Tuned) -> None:
     """The worker runs with `-l info`, and LOG_LEVEL=WARNING."""
     assert " INFO " not in tuned.worker.log_text()
+
+
+def test_near_miss__is_said_once(tuned: Tuned) -> None:
+    assert tuned.worker.log_text().count("REDIS_PASS (did you mean REDIS_PASSWORD?)") == 1
 
 
 def test_password__is_not_in_the_log(tuned: Tuned) -> None:
