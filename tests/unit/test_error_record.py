@@ -131,7 +131,7 @@ def test_any_value_kind_and_text__makes_valid_json(value: bytes, original_max_by
 
 def is_json_object(value: bytes) -> bool:
     try:
-        return isinstance(json.loads(value.decode(), parse_constant=float.fromhex, parse_int=str), dict)
+        return isinstance(json.loads(value.decode(), parse_constant=int, parse_int=str), dict)
     except (ValueError, RecursionError):
         return False
 
