@@ -10,12 +10,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import FetchError, OffsetResetStrategy
+from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -27,10 +27,10 @@ from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from stream_cache.batches import STEP_BYTES, Record
+from stream_cache.batches import Record
 from stream_cache.broker_wait import PatientConsumerThread
 from stream_cache.chunks import Chunk
-from stream_cache.errors import UnreadableBatch
+from stream_cache.fetching import FetchingClient, forget_errors, size_bytes, take, wait_for_records
 from stream_cache.waiting import WaitingLog, ends_within
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ class ConsumerThread(PatientConsumerThread):
         consumer._isolation_level = "read_committed"  # noqa: SLF001 - see above
         consumer._fetch_max_wait_ms = int(self.consumer.poll_timeout_s * 1000)  # noqa: SLF001 - see above
         return consumer
+
+    async def on_start(self) -> None:
+        """Start aiokafka's consumer, and part its connections."""
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - it exists from now on, and has nothing to fetch yet
+        fetcher._client = FetchingClient(fetcher._client)  # noqa: SLF001 - see `FetchingClient`
 
     # ------------------------------------------------------------------------------------------------- membership
 
@@ -124,7 +130,7 @@ class ConsumerThread(PatientConsumerThread):
         """Take the place of aiokafka's own, which leaves a partition without a commit where it is.
 
         A fetch that a rebalance overtook has moved it, and what that fetch brought is dropped: it would never be read.
-        Where the beginning lies isn't waited for: the broker says it after the long poll that is on its way.
+        Where the beginning lies isn't waited for: reading begins when the broker has said it.
         """
         tps = [TopicPartition(*tp) for tp in self.assignment()]
         committed = await self._coordinator.fetch_committed_offsets(tps)
@@ -180,7 +186,6 @@ class ConsumerThread(PatientConsumerThread):
     ) -> Any:
         """Return a chunk for each partition that has something new; wait for it, up to `timeout`.
 
-        Takes the place of `Fetcher.fetched_records`, which counts records only, and doesn't say how far it read.
         Raises: UnreadableBatch, ConsumerStoppedError.
         """
         if not self.consumer.flow_active:
@@ -191,79 +196,14 @@ class ConsumerThread(PatientConsumerThread):
         with fetcher._subscriptions.fetch_context():  # noqa: SLF001 - by which aiokafka knows that it is not forgotten
             # A group that is refused breaks off these waits. The coordinator waits then, and Health says so.
             with suppress(KafkaError, TimeoutError):
-                await self._wait_for_records(fetcher, active_partitions, timeout)
+                await wait_for_records(fetcher, active_partitions, timeout)
             try:
-                fetched = self._take(fetcher, active_partitions, max_records or 1)
-            except TopicAuthorizationFailedError as error:
-                await self._wait_for_permission(fetcher, error)
+                fetched = take(fetcher, active_partitions, max_records or 1)
+            except TopicAuthorizationFailedError:  # the broker watch says it
+                await asyncio.sleep(_ASK_AGAIN_S)
+                forget_errors(fetcher)
                 return {}
-        if fetched:
-            self._read_permission.end("the topic may be read")
         return self._as_chunks(fetched)
-
-    async def _wait_for_records(self, fetcher: Any, active: Collection[TP], timeout_s: float | None) -> None:
-        if fetcher._subscriptions.reassignment_in_progress:  # noqa: SLF001 - nothing public tells
-            await fetcher._subscriptions.wait_for_assignment()  # noqa: SLF001 - as above
-        if any(tp in active for tp in fetcher._records):  # noqa: SLF001 - what has been fetched and not yet been read
-            return
-        waiter = fetcher._create_fetch_waiter()  # noqa: SLF001 - done when a fetch has brought something
-        async with asyncio.timeout(timeout_s):
-            await waiter
-
-    async def _wait_for_permission(self, fetcher: Any, error: KafkaError) -> None:
-        self._read_permission.wait(f"{error}: waiting for the permission to READ it (KAFKA_VALIDATED_DATA_TOPIC)")
-        await asyncio.sleep(_ASK_AGAIN_S)
-        for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - each partition has its error
-            if isinstance(result, FetchError):
-                self._forget(fetcher, tp)
-
-    def _take(self, fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, list[Record]]:
-        """Read what has been fetched, up to so many records, and up to about two times `STEP_BYTES`."""
-        taken: dict[TP, list[Record]] = {}
-        room_bytes = STEP_BYTES
-        for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
-            if tp not in active:
-                if not fetcher._subscriptions.is_assigned(tp):  # noqa: SLF001 - see above
-                    del fetcher._records[tp]  # noqa: SLF001 - see above
-                continue
-            if isinstance(result, FetchError):
-                if taken:
-                    break
-                result.check_raise()
-            records: list[Record] = []
-            while max_records > 0 and room_bytes > 0 and result.check_assignment(tp):
-                step = self._step(result, max_records, is_first=not records)
-                if step is None:
-                    break
-                records += step
-                max_records -= len(step)
-                # One that brought nothing decompressed as much as the others.
-                room_bytes -= _size_bytes(step) if step else STEP_BYTES
-            if not result.has_more():
-                self._forget(fetcher, tp)
-            if records:
-                taken[tp] = records
-        return taken
-
-    @staticmethod
-    def _step(result: Any, limit: int, *, is_first: bool) -> list[Record] | None:
-        """Read a step, and move the position with it; None when all is read."""
-        try:
-            step: list[Record] | None = result._partition_records.step(limit)  # noqa: SLF001 - a `PartitionReader`
-        except UnreadableBatch:
-            if is_first:
-                raise
-            step = None  # what lies before it is handed over, then it is fetched again
-        result._update_position()  # noqa: SLF001 - nothing public does
-        if step is None:
-            result._partition_records = None  # noqa: SLF001 - as aiokafka marks it
-        return step
-
-    @staticmethod
-    def _forget(fetcher: Any, tp: TP) -> None:
-        """Let the fetcher ask for what comes next in a partition."""
-        del fetcher._records[tp]  # noqa: SLF001 - as aiokafka itself does
-        fetcher._notify(fetcher._wait_consume_future)  # noqa: SLF001 - as above
 
     def _as_chunks(self, fetched: dict[TP, list[Record]]) -> dict[TP, list[Chunk]]:
         # Nothing is awaited since the records were taken, so the positions are those right after them.
@@ -275,7 +215,7 @@ class ConsumerThread(PatientConsumerThread):
             if records or state.position > self._handed_over.get(tp, 0):
                 self._handed_over[tp] = state.position
                 content = self.consumer.decode(records) if records else None
-                chunk = Chunk(content, len(records), state.position, is_caught_up, _size_bytes(records))
+                chunk = Chunk(content, len(records), state.position, is_caught_up, size_bytes(records))
                 chunks[tp] = [chunk]
         return chunks
 
@@ -297,7 +237,3 @@ class ConsumerThread(PatientConsumerThread):
         assignment = self._assignment
         states = {tp: assignment.state_value(tp) for tp in assignment.tps} if assignment else {}
         return {tp: state for tp, state in states.items() if state is not None and state.has_valid_position}
-
-
-def _size_bytes(records: Collection[Record]) -> int:
-    return sum([len(record.value or b"") + len(record.key or b"") for record in records])

@@ -302,6 +302,7 @@ class AckRule(RuleBasedStateMachine):
             self.commit.cancel()
             self.run(asyncio.gather(self.commit, return_exceptions=True))
             self.commit = None
+            self.broker.answers.set()
         self.waiting.clear()
         self.start_consumer()
         self.assign(partitions)

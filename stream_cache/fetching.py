@@ -1,0 +1,109 @@
+"""What aiokafka's fetcher has brought, taken in bounded steps; in the consumer's thread.
+
+Takes the place of `Fetcher.fetched_records`, which counts records only, and of whatever size they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection
+from typing import Any, cast
+
+from aiokafka.consumer.fetcher import FetchError
+from aiokafka.protocol.fetch import FetchRequest
+from faust.types import TP
+
+from stream_cache.batches import STEP_BYTES, Record
+from stream_cache.errors import UnreadableBatch
+
+
+class FetchingClient:
+    """aiokafka's client for its fetcher: long polls take connections of their own.
+
+    A broker answers the requests of a connection one after the other, so whatever shares it with a long poll of an idle
+    topic waits: offsets at a start, the metadata that a rebalance waits for.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def send(self, node_id: int, request: Any) -> Awaitable[Any]:
+        """Send a request to a broker."""
+        if isinstance(request, FetchRequest):
+            return cast("Awaitable[Any]", self._client.send(node_id, request, group="fetch"))
+        return cast("Awaitable[Any]", self._client.send(node_id, request))
+
+
+async def wait_for_records(fetcher: Any, active: Collection[TP], timeout_s: float | None) -> None:
+    """Wait until a partition has something to take, up to a time. Raises: TimeoutError, KafkaError of the group."""
+    if fetcher._subscriptions.reassignment_in_progress:  # noqa: SLF001 - nothing public tells
+        await fetcher._subscriptions.wait_for_assignment()  # noqa: SLF001 - as above
+    if any(tp in active for tp in fetcher._records):  # noqa: SLF001 - what has been fetched and not yet been read
+        return
+    waiter = fetcher._create_fetch_waiter()  # noqa: SLF001 - done when a fetch has brought something
+    async with asyncio.timeout(timeout_s):
+        await waiter
+
+
+def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, list[Record]]:
+    """Read what has been fetched, up to so many records, and up to about two times `STEP_BYTES`."""
+    taken: dict[TP, list[Record]] = {}
+    room_bytes = STEP_BYTES
+    for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
+        if tp not in active:
+            if not fetcher._subscriptions.is_assigned(tp):  # noqa: SLF001 - see above
+                del fetcher._records[tp]  # noqa: SLF001 - see above
+            continue
+        if isinstance(result, FetchError):
+            if taken:
+                break
+            result.check_raise()
+        records: list[Record] = []
+        while max_records > 0 and room_bytes > 0 and result.check_assignment(tp):
+            step = _step(result, max_records, is_first=not records)
+            if step is None:
+                break
+            records += step
+            max_records -= len(step)
+            # One that brought nothing decompressed as much as the others.
+            room_bytes -= size_bytes(step) if step else STEP_BYTES
+        if not result.has_more():
+            _forget(fetcher, tp)
+        if records:
+            taken[tp] = records
+    return taken
+
+
+def _step(result: Any, limit: int, *, is_first: bool) -> list[Record] | None:
+    """Read a step, and move the position with it; None when all is read."""
+    try:
+        step: list[Record] | None = result._partition_records.step(limit)  # noqa: SLF001 - a `PartitionReader`
+    except UnreadableBatch:
+        if is_first:
+            raise
+        step = None  # what lies before it is handed over, then it is fetched again
+    result._update_position()  # noqa: SLF001 - nothing public does
+    if step is None:
+        result._partition_records = None  # noqa: SLF001 - as aiokafka marks it
+    return step
+
+
+def _forget(fetcher: Any, tp: TP) -> None:
+    """Let the fetcher ask for what comes next in a partition."""
+    del fetcher._records[tp]  # noqa: SLF001 - as aiokafka itself does
+    fetcher._notify(fetcher._wait_consume_future)  # noqa: SLF001 - as above
+
+
+def forget_errors(fetcher: Any) -> None:
+    """Let the fetcher ask again for the partitions that were refused."""
+    for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
+        if isinstance(result, FetchError):
+            _forget(fetcher, tp)
+
+
+def size_bytes(records: Collection[Record]) -> int:
+    """Return the size of the records' keys and values."""
+    return sum([len(record.value or b"") + len(record.key or b"") for record in records])
