@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -402,10 +403,14 @@ def test_metrics__are_prometheus_text_and_all_ours(api: Api) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
+def has_no_lag(api: Api) -> bool:
+    return b"stream_cache_lag_records 0.0" in api.get("/metrics").body
+
+
 def test_metrics__count_what_was_done(bench: Bench) -> None:
     values: dict[str, float] = {}
     for api in (bench.api, bench.other):
-        wait_until(lambda api=api: b"stream_cache_lag_records 0.0" in api.get("/metrics").body, 10, "the lag to be 0")
+        wait_until(partial(has_no_lag, api), 10, "the lag to be 0")
         for line in api.get("/metrics").body.decode().splitlines():
             if not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
