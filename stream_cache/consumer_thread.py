@@ -55,7 +55,7 @@ class ConsumerThread(PatientConsumerThread):
         """Begin with nothing handed over."""
         super().__post_init__()
         self._handed_over = {}
-        self._read_permission, self._commit_permission = WaitingLog(_log), WaitingLog(_log)
+        self._commit_permission = WaitingLog(_log)
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)

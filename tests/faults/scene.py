@@ -280,6 +280,12 @@ def wait_ready_or_gone(worker: Worker, timeout_s: float = 30) -> None:
     )
 
 
+def has_joined(worker: Worker) -> bool:
+    """Tell whether it is a member of its group, whatever else keeps readings out."""
+    lacking = worker.what_lacks()
+    return not lacking or '"group":"ok"' in lacking
+
+
 def metric(worker: Worker, series: str) -> float:
     """Return a series' value, named as it is in /metrics."""
     lines = worker.get("/metrics")[1].decode().splitlines()

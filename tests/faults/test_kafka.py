@@ -10,7 +10,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests import harness, oracle, readings
-from tests.faults.scene import Scene, checks, metric
+from tests.faults.scene import Scene, checks, has_joined, metric
 from tests.harness import Worker, wait_until
 from tests.services import KafkaServer
 
@@ -113,7 +113,8 @@ def start_with_one_bad_untold(scene: Scene) -> Worker:
 
     The other partitions are committed; the bad record's stays before it, and readiness and the log say why.
     """
-    (worker,) = scene.start_workers()
+    worker = scene.add_worker()
+    wait_until(lambda: has_joined(worker), 60, "it to join")
     drafts = list(itertools.islice(scene.drafts(1), 1_000))
     bad = drafts[500] = drafts[500]._replace(value=b"{")
     scene.ledger.produce(drafts)
@@ -126,7 +127,7 @@ def start_with_one_bad_untold(scene: Scene) -> Worker:
     assert worker.get("/health/live")[0] == 200
     committed = harness.committed_offsets(scene.topics.bootstrap, scene.topics.group, scene.topics.source)
     assert committed.get(bad.partition, 0) <= before_it
-    assert "bad records wait" in worker.log_text()
+    scene.wait_logged("bad records wait")
     scene.assert_equal_to_oracle()  # the good ones don't wait
     return worker
 
