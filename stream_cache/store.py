@@ -297,19 +297,19 @@ class Store:
             reading.device_id,
             format_time(reading.event_time),
             f"{record.offset}:{record.partition}",
-            self._deadline_ms(record.timestamp),
+            self._deadline_ms(reading.record_ms),
             *to_texts(metadata),
         )
 
     def _pack_tombstone(self, tombstone: Reading) -> tuple[Any, ...]:
         record = tombstone.record
-        deadline_ms = self._deadline_ms(record.timestamp)
+        deadline_ms = self._deadline_ms(tombstone.record_ms)
         return (
             tombstone.device_id,
             format_time(tombstone.event_time),
             f"{record.offset}:{record.partition}",
             deadline_ms,
-            deadline_ms or min(record.timestamp + _MARKER_TTL_WITHOUT_TTL_MS, _LARGEST_DEADLINE_MS),
+            deadline_ms or min(tombstone.record_ms + _MARKER_TTL_WITHOUT_TTL_MS, _LARGEST_DEADLINE_MS),
         )
 
     def _deadline_ms(self, timestamp_ms: int) -> int:
@@ -340,7 +340,8 @@ def _request_id(value: bytes | None) -> str | None:
 def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
     key = f"device:{reading.device_id}:metadata"
     reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
-    return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.record.value))
+    value = reading.record.value
+    return reading, BadRecord("wrong_redis_type", reason, _request_id(value), is_object=value is not None)
 
 
 def _decode_cursor(cursor: str) -> bytes:
