@@ -120,13 +120,13 @@ class _Limits:
                 f"({now.isoformat(timespec='seconds')}Z), so the event time {event_time.isoformat()}Z seems to lie "
                 "ahead; does the producer set it in other units than milliseconds?"
             )
-            raise BadRecord("bad_kafka_timestamp", reason, request_id, is_object=True)
+            raise BadRecord("bad_kafka_timestamp", reason, request_id)
         behind = "the record's Kafka timestamp" if has_timestamp else "the worker's clock (the record has no timestamp)"
         reason = (
             f"timestamp: {event_time.isoformat()}Z is {event_time - moment} ahead of {behind}; "
             f"MAX_CLOCK_SKEW_S allows {self._skew}: is the device's clock wrong?"
         )
-        raise BadRecord("clock_ahead", reason, request_id, is_object=True)
+        raise BadRecord("clock_ahead", reason, request_id)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -34,14 +34,14 @@ class BadRecord(StreamCacheError):
         kind: short name of the reason, goes into the header ``error.type``.
         reason: which field is wrong and why, goes into ``error``.
         request_id: of the record, None where it can't be read.
-        is_object: whether the record's value was read, and is a JSON object.
+        is_object: whether the record's value is a JSON object at all.
     """
 
-    def __init__(self, kind: str, reason: str, request_id: str | None = None, *, is_object: bool = False) -> None:
+    def __init__(self, kind: str, reason: str, request_id: str | None = None) -> None:
         self.kind = kind
         self.reason = reason
         self.request_id = request_id
-        self.is_object = is_object
+        self.is_object = kind not in {"not_json", "not_an_object", "bad_key"}
         super().__init__(reason)
 
 

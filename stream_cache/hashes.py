@@ -55,7 +55,7 @@ def to_texts(metadata: Metadata) -> tuple[str | None, ...]:
         odd += " persist"
     else:
         persist = _json_text(metadata.persist)
-    return of, name, unit, persist, odd or None
+    return of, name, unit, persist, odd.lstrip() or None
 
 
 def _read_any(raw: msgspec.Raw) -> Any:

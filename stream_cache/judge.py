@@ -36,7 +36,7 @@ def judge(value: bytes) -> tuple[Wire, datetime]:
     request_id = body.get("request_id")
 
     def refuse(kind: str, reason: str) -> NoReturn:
-        raise BadRecord(kind, reason, request_id if isinstance(request_id, str) else None, is_object=True)
+        raise BadRecord(kind, reason, request_id if isinstance(request_id, str) else None)
 
     def check(name: str, *allowed: type, required: bool = True) -> Any:
         if name not in body and required:

@@ -297,7 +297,7 @@ class Store:
             reading.device_id,
             format_time(reading.event_time),
             f"{record.offset}:{record.partition}",
-            self._deadline_ms(reading.record_ms),
+            str(self._deadline_ms(reading.record_ms)),
             *to_texts(metadata),
         )
 
@@ -340,8 +340,7 @@ def _request_id(value: bytes | None) -> str | None:
 def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
     key = f"device:{reading.device_id}:metadata"
     reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
-    value = reading.record.value
-    return reading, BadRecord("wrong_redis_type", reason, _request_id(value), is_object=value is not None)
+    return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.record.value))
 
 
 def _decode_cursor(cursor: str) -> bytes:

@@ -295,7 +295,6 @@ def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.Mon
     chunk = decoded([record_of(b"odd"), record_of(good)])
     ((_, bad),) = chunk.bad
     assert (bad.kind, "never thought of" in bad.reason) == ("internal_error", True)
-    assert not bad.is_object  # nobody has read it: as base64 it is JSON, whatever it holds
     assert len(chunk.readings) + chunk.without_metadata_count == 1
 
 
@@ -367,7 +366,6 @@ def test_clock_limit__has_fractions_of_a_second() -> None:
 def test_reason__names_the_field_and_what_is_wrong(change: dict[str, Any], words: str) -> None:
     ((_, bad),) = decoded([record_of(json.dumps({**FIELDS_OF_GOOD_SAMPLES[0], **change}).encode())]).bad
     assert words in bad.reason
-    assert bad.is_object
     wanted = None if "request_id" in change else FIELDS_OF_GOOD_SAMPLES[0]["request_id"]
     assert bad.request_id == wanted
 
@@ -453,7 +451,6 @@ def test_no_kafka_timestamp__event_time_takes_its_place_up_to_the_workers_clock(
     assert not kept
     assert refused.kind == "clock_ahead"
     assert "ahead of the worker's clock" in refused.reason
-    assert refused.is_object
 
 
 def test_no_kafka_timestamp__harms_no_neighbour() -> None:
