@@ -121,7 +121,7 @@ class StreamCache(faust.App):
         decoded, latest = content
         self.metrics.decoded(decoded)
         if latest.readings or latest.tombstones:
-            self.window.add(partition, latest.readings.values(), latest.tombstones.values())
+            self.window.add(partition, latest)
         return self.dead_letters.publish(decoded.bad) if decoded.bad else None
 
     def _decode(self, records: Sequence[SourceRecord]) -> tuple[DecodedChunk, Latest]:

@@ -1,52 +1,31 @@
-"""Record bytes -> reading, or a `BadRecord` that says why.
+"""The records of a chunk -> readings, and a `BadRecord` for each that the contract refuses (section 1).
 
-Two readers of the same contract (section 1). The fast one is msgspec, typed, and takes only what it is sure of: the
-usual shapes. Whatever it does not take goes to the exact one, `_judge`, slower and in plain words, which alone may
-call a record bad. A property test holds the two together.
+Two readers of the same contract. The fast one is msgspec, typed, and takes only what it is sure of: the usual shapes.
+Whatever it does not take goes to the exact one, `judge`, slower and in plain words, which alone may call a record's
+value bad. A property test holds the two together.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import sys
+import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import NoReturn
 
 import msgspec
 
 from stream_cache.errors import BadRecord
-from stream_cache.models import (
-    Metadata,
-    Reading,
-    SourceRecord,
-    ValidatedOutput,
-    is_unicode,
-    json_text,
-    refuse_constant,
-)
+from stream_cache.judge import judge
+from stream_cache.models import Reading, SourceRecord, Wire
+from stream_cache.times import EPOCH, LAST_MOMENT, TAKES_24, in_utc, parse_iso, parse_with_offset, record_time, to_ms
 
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - event times are naive UTC throughout: comparing those is cheapest
-_YEARS = range(1970, 9999)
-_LAST_MOMENT = datetime(9998, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - as above
-#: Python 3.13 began to take midnight as 24:00, which is none of the contract's times.
-_TAKES_24 = sys.version_info >= (3, 13)
-_says_24 = re.compile(r".{7,10}\D24").match
-_JSON_TYPES = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    msgspec.Raw: "a number",
-    type(None): "null",
-}
-#: Python refuses to turn longer digit strings into an int (its guard against quadratic time).
-_MAX_INT_DIGITS = 4300
+#: Kafka's timestamp of a record that has none.
+_NO_TIMESTAMP = -1
+_A_YEAR = timedelta(days=365)
+
+_decode_fast = msgspec.json.Decoder(Wire).decode
+_timestamp = attrgetter("timestamp")
 
 
 class DecodedChunk(msgspec.Struct):
@@ -59,7 +38,10 @@ class DecodedChunk(msgspec.Struct):
 
 
 def decode_chunk(
-    records: Sequence[SourceRecord], max_clock_skew_s: float, keep: Callable[[Reading], None]
+    records: Sequence[SourceRecord],
+    max_clock_skew_s: float,
+    keep: Callable[[Reading], None],
+    clock: Callable[[], float] = time.time,
 ) -> DecodedChunk:
     """Decode every record of a chunk. Never raises: what is bad stands in the result, with its reason.
 
@@ -67,9 +49,9 @@ def decode_chunk(
     still in the processor's cache; a list of all of them took a quarter longer.
     """
     chunk = DecodedChunk()
-    skew = timedelta(seconds=max_clock_skew_s)
+    limits = _Limits(timedelta(seconds=max_clock_skew_s), clock)
     # One limit for all: what lies within the earliest record's limit lies within its own.
-    safe_limit = min(_kafka_time(min(map(_timestamp, records), default=0), skew), _LAST_MOMENT)
+    safe_limit = limits.of_all(records)
     for record in records:
         value = record.value
         try:
@@ -81,14 +63,15 @@ def decode_chunk(
                 if not value.isascii():
                     value.decode()  # the fast decoder doesn't look into texts that it skips
                 wire = _decode_fast(value)
-                event_time = _parse_iso(wire.timestamp)
-                is_usual = event_time.tzinfo is None and _EPOCH <= event_time <= safe_limit
-                if not is_usual or (_TAKES_24 and event_time.hour == 0):
-                    event_time = _in_utc(event_time, wire.timestamp)
+                text = wire.timestamp
+                event_time = parse_with_offset(text) if text[-6] in "+-" else parse_iso(text)
+                is_usual = event_time.tzinfo is None and EPOCH <= event_time <= safe_limit
+                if not is_usual or (TAKES_24 and event_time.hour == 0):
+                    event_time = in_utc(event_time, text)
             except (ValueError, RecursionError):  # msgspec's and Unicode's errors are ValueErrors
-                wire, event_time = _judge(value)
+                wire, event_time = judge(value)
             if event_time > safe_limit:
-                _check_clock(event_time, record, skew, wire.request_id)
+                limits.check(event_time, record, wire.request_id)
         except BadRecord as bad:
             chunk.bad.append((record, bad))
             continue
@@ -97,152 +80,70 @@ def decode_chunk(
             chunk.bad.append((record, BadRecord("internal_error", fault)))
             continue
         if wire.metadata is not None:
-            keep(Reading(wire.device_id, event_time, wire.metadata, record))
+            record_ms = record.timestamp if record.timestamp != _NO_TIMESTAMP else to_ms(event_time)
+            keep(Reading(wire.device_id, event_time, wire.metadata, record, record_ms))
         else:
             chunk.without_metadata_count += 1
     chunk.reading_count = len(records) - chunk.tombstone_count - chunk.without_metadata_count - len(chunk.bad)
     return chunk
 
 
-class _AnyList(msgspec.Struct, array_like=True, gc=False):
-    """A JSON list; msgspec skips the items that an array-like struct has no fields for."""
+class _Limits:
+    """How far ahead event times may lie: `max_clock_skew` after the record's Kafka timestamp.
 
-
-def _wire_type() -> type[Any]:
-    """Derive the fast decoder's type from `ValidatedOutput`: its judged fields, with the same names and defaults."""
-    not_empty = Annotated[str, msgspec.Meta(min_length=1)]
-    precise = {"device_id": not_empty, "values": _AnyList, "metadata": Metadata | None}
-    defaults = ValidatedOutput._options.defaults  # noqa: SLF001 - Faust's only way to ask a Record for its defaults
-    judged = [
-        (name, precise.get(name, annotation), *([defaults[name]] if name in defaults else []))
-        for name, annotation in get_type_hints(ValidatedOutput).items()
-        if name in ValidatedOutput._options.fields and annotation is not Any  # noqa: SLF001 - as above
-    ]
-    return msgspec.defstruct("Wire", judged, gc=False)
-
-
-_Wire = _wire_type()
-_decode_fast = msgspec.json.Decoder(_Wire).decode
-_parse_iso = datetime.fromisoformat
-_timestamp = attrgetter("timestamp")
-
-
-def _parse_event_time(text: str) -> datetime:
-    """ISO 8601 text -> naive UTC, as the `datetime.fromisoformat` of Python 3.11 takes it.
-
-    Raises: ValueError saying what is wrong with the text.
+    Where a record has none, after the worker's clock.
     """
-    return _in_utc(_parse_iso(text), text)
 
+    def __init__(self, skew: timedelta, clock: Callable[[], float]) -> None:
+        self._skew, self._clock = skew, clock
 
-def _in_utc(moment: datetime, text: str) -> datetime:
-    """Make a parsed time naive UTC. Raises: ValueError where the contract doesn't take its text."""
-    if moment.year not in _YEARS:
-        raise ValueError(f"the year {moment.year} is not in 1970 to 9998")
-    if _TAKES_24 and moment.hour == 0 and _says_24(text):
-        raise ValueError("hour must be in 0..23")
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    def of_all(self, records: Sequence[SourceRecord]) -> datetime:
+        """Return a limit that holds for each of the records."""
+        earliest_ms = min(map(_timestamp, records), default=0)
+        if earliest_ms == _NO_TIMESTAMP:
+            now_ms = self._now_ms()
+            timestamps = [record.timestamp for record in records]
+            earliest_ms = min([now_ms if timestamp == _NO_TIMESTAMP else timestamp for timestamp in timestamps])
+        return min(record_time(earliest_ms, self._skew), LAST_MOMENT)
 
-
-def _kafka_time(timestamp_ms: int, later: timedelta = timedelta()) -> datetime:
-    try:
-        return _EPOCH + timedelta(milliseconds=timestamp_ms) + later
-    except OverflowError:  # a producer may send any 64-bit number
-        return datetime.max if timestamp_ms > 0 else datetime.min  # noqa: DTZ901 - naive UTC, as all event times
-
-
-def _check_clock(event_time: datetime, record: SourceRecord, skew: timedelta, request_id: str) -> None:
-    limit = _kafka_time(record.timestamp, skew)
-    if event_time > limit:
-        ahead = event_time - _kafka_time(record.timestamp)
-        raise BadRecord(
-            "clock_ahead",
-            f"timestamp: {event_time.isoformat()}Z is {ahead} ahead of the record's Kafka timestamp; "
-            f"MAX_CLOCK_SKEW_S allows {skew}: is the device's clock wrong?",
-            request_id,
+    def check(self, event_time: datetime, record: SourceRecord, request_id: str) -> None:
+        """Raises: BadRecord for an event time beyond its record's limit, saying which clock is wrong."""
+        has_timestamp = record.timestamp != _NO_TIMESTAMP
+        now_ms = self._now_ms()
+        record_ms = record.timestamp if has_timestamp else now_ms
+        if event_time <= record_time(record_ms, self._skew):
+            return
+        moment, now = record_time(record_ms), record_time(now_ms)
+        if not now - _A_YEAR <= moment <= now + _A_YEAR:
+            reason = (
+                f"Kafka timestamp: {record_ms} ms is {moment.isoformat()}Z, more than a year from the worker's clock "
+                f"({now.isoformat(timespec='seconds')}Z), so the event time {event_time.isoformat()}Z seems to lie "
+                "ahead; does the producer set it in other units than milliseconds?"
+            )
+            raise BadRecord("bad_kafka_timestamp", reason, request_id)
+        behind = "the record's Kafka timestamp" if has_timestamp else "the worker's clock (the record has no timestamp)"
+        reason = (
+            f"timestamp: {event_time.isoformat()}Z is {event_time - moment} ahead of {behind}; "
+            f"MAX_CLOCK_SKEW_S allows {self._skew}: is the device's clock wrong?"
         )
+        raise BadRecord("clock_ahead", reason, request_id)
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
 
 
 def _tombstone(record: SourceRecord) -> Reading:
+    def refuse(kind: str, reason: str) -> NoReturn:
+        raise BadRecord(kind, reason)
+
     if not record.key:
-        raise BadRecord("bad_key", "key: a tombstone (null value) names its device by the record's key, which is empty")
+        refuse("bad_key", "key: a tombstone (null value) names its device by the record's key, which is empty")
     try:
         device_id = record.key.decode()
     except UnicodeDecodeError as error:
-        raise BadRecord("bad_key", f"key: a tombstone's key must be a device id in UTF-8: {error}") from None
-    return Reading(device_id, _kafka_time(record.timestamp), None, record)
-
-
-def _judge(value: bytes) -> tuple[Any, datetime]:
-    """Read a record exactly as the contract says. Slow: for what the fast decoder leaves, and for the bad.
-
-    Raises: BadRecord for the first thing that is wrong.
-    """
-    body = _parse_object(value)
-    request_id = body.get("request_id")
-
-    def refuse(kind: str, reason: str) -> NoReturn:
-        raise BadRecord(kind, reason, request_id if isinstance(request_id, str) else None)
-
-    def check(name: str, *allowed: type, required: bool = True) -> Any:
-        if name not in body and required:
-            refuse("missing_field", f"{name}: required, but missing")
-        held = body.get(name)
-        if type(held) not in allowed:
-            may_be = " or ".join(_JSON_TYPES[kind] for kind in allowed)
-            refuse("wrong_type", f"{name}: must be {may_be}, is {_JSON_TYPES[type(held)]}")
-        return held
-
-    check("request_id", str)
-    timestamp = check("timestamp", str)
-    device_id = check("device_id", str)
-    check("values", list)
-    index = check("index", str, type(None), required=False)
-    metadata = check("metadata", dict, type(None), required=False)
-    if not device_id:
-        refuse("empty_device_id", "device_id: must not be empty")
-    if not is_unicode(device_id):
-        refuse("wrong_type", "device_id: holds half of a surrogate pair, which is no Unicode text")
-    try:
-        event_time = _parse_event_time(timestamp)
-    except ValueError as error:
-        refuse("bad_timestamp", f"timestamp: {timestamp[:100]!r} is no ISO 8601 date and time: {error}"[:400])
-    try:
-        kept = None if metadata is None else Metadata(*map(_kept, map(metadata.get, Metadata.__struct_fields__)))
-    except RecursionError:
-        refuse("not_json", "metadata: nested too deeply to be kept")
-    return _Wire(request_id, timestamp, device_id, body["values"], index, kept), event_time
-
-
-def _kept(value: Any) -> Any:
-    """A text or null as it is; any other JSON value as its text, exactly."""
-    if value is None or (isinstance(value, str) and is_unicode(value)):
-        return value
-    return msgspec.Raw(json_text(value).encode())
-
-
-def _parse_object(value: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(
-            value.decode(), parse_constant=refuse_constant, parse_float=_parse_float, parse_int=_parse_int
+        refuse("bad_key", f"key: a tombstone's key must be a device id in UTF-8: {error}")
+    if record.timestamp == _NO_TIMESTAMP:
+        refuse(
+            "bad_kafka_timestamp", "Kafka timestamp: a tombstone counts as of its own, and this record has none (-1)"
         )
-    except UnicodeDecodeError as error:
-        raise BadRecord("not_json", f"value: not UTF-8, so no JSON: {error.reason} at byte {error.start}") from None
-    except RecursionError:
-        raise BadRecord("not_json", "value: nested too deeply to be read") from None
-    except ValueError as error:
-        reason = "it is empty" if not value else str(error)
-        raise BadRecord("not_json", f"value: not JSON: {reason}") from None
-    if not isinstance(body, dict):
-        raise BadRecord("not_an_object", f"value: must be a JSON object, is {_JSON_TYPES[type(body)]}")
-    return body
-
-
-def _parse_float(digits: str) -> float | msgspec.Raw:
-    """Keep a number that no float can hold (1e999) as the text it came as."""
-    number = float(digits)
-    return number if math.isfinite(number) else msgspec.Raw(digits.encode())
-
-
-def _parse_int(digits: str) -> int | msgspec.Raw:
-    return int(digits) if len(digits) <= _MAX_INT_DIGITS else msgspec.Raw(digits.encode())
+    return Reading(device_id, record_time(record.timestamp), None, record, record.timestamp)

@@ -1,11 +1,11 @@
 -- Write the latest readings of devices, each unless something newer is held. Atomic, and harmless to repeat.
 --
 -- ARGV[1]: MessagePack of { readings, tombstones }
---   reading:   { device_id, event_time, at, deadline_ms, datatype_id, datatype_name, datatype_unit, persist, json }
+--   reading:   { device_id, event_time, at, deadline, datatype_id, datatype_name, datatype_unit, persist, json }
 --   tombstone: { device_id, event_time, at, deadline_ms, marker_deadline_ms }
 --   event_time: YYYY-MM-DDTHH:MM:SS.ffffffZ, so the order of texts is the order of times
 --   at: "offset:partition" of the record, which decides between equal event times
---   deadline_ms: when it expires, 0 for never; one that has passed is not written
+--   deadline_ms: when it expires (`deadline` is its text: Lua takes longer to write a number than Redis to set it), 0 for never; one that has passed is not written
 --   json: names of the fields whose kind of text is not the usual one, see hashes.py; nil for none
 -- Returns: { written, stale, expired, indexes (from 1) of readings refused, the same of tombstones }
 --
@@ -27,6 +27,15 @@ local function is_newer_than_marker(id, time, at)
   local marker = redis.pcall('GET', MARKER .. id)
   if type(marker) == 'table' then return true end -- of a type that isn't ours: SET replaces it
   return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
+end
+
+local function add_field(fields, absent, name, value)
+  if value then
+    local count = #fields
+    fields[count + 1], fields[count + 2] = name, value
+  else
+    absent[#absent + 1] = name
+  end
 end
 
 -- A type that is not ours at one of these must fail the call before its first write: afterwards, a repeated call would
@@ -65,7 +74,8 @@ for i, d in ipairs(batch[2]) do
 end
 
 for i, d in ipairs(batch[1]) do
-  local id, time, at, deadline_ms = d[1], d[2], d[3], d[4]
+  local id, time, at, deadline = d[1], d[2], d[3], d[4]
+  local deadline_ms = tonumber(deadline)
   local key = 'device:' .. id .. ':metadata'
   local held = redis.pcall('HGET', key, 'last_updated')
   if type(held) == 'table' then
@@ -77,27 +87,25 @@ for i, d in ipairs(batch[1]) do
     stale = stale + 1
   else
     local json = d[9]
-    if d[5] and d[6] and d[7] and not json then
+    if d[5] and d[6] and d[7] and json then
+      redis.call('HSET', key, 'last_updated', time, '_at', at, 'datatype_id', d[5], 'datatype_name', d[6],
+        'datatype_unit', d[7], 'persist', d[8], '_json', json)
+    elseif d[5] and d[6] and d[7] then
       redis.call('HSET', key, 'last_updated', time, '_at', at, 'datatype_id', d[5], 'datatype_name', d[6],
         'datatype_unit', d[7], 'persist', d[8])
       if held then redis.call('HDEL', key, '_json') end
     else
       local fields = { 'last_updated', time, '_at', at, 'persist', d[8] }
       local absent = {}
-      for name, value in pairs({ datatype_id = d[5] or false, datatype_name = d[6] or false,
-                                 datatype_unit = d[7] or false, _json = json or false }) do
-        if value then
-          fields[#fields + 1] = name
-          fields[#fields + 1] = value
-        else
-          absent[#absent + 1] = name
-        end
-      end
+      add_field(fields, absent, 'datatype_id', d[5])
+      add_field(fields, absent, 'datatype_name', d[6])
+      add_field(fields, absent, 'datatype_unit', d[7])
+      add_field(fields, absent, '_json', json)
       redis.call('HSET', key, unpack(fields))
       if held and #absent > 0 then redis.call('HDEL', key, unpack(absent)) end
     end
     if deadline_ms ~= 0 then
-      redis.call('PEXPIREAT', key, deadline_ms)
+      redis.call('PEXPIREAT', key, deadline)
       if deadline_ms - now_ms < SOON_MS then soon[#soon + 1], soon[#soon + 2] = deadline_ms, id end
     elseif held then
       redis.call('PERSIST', key)

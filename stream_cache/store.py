@@ -300,19 +300,19 @@ class Store:
             reading.device_id,
             format_time(reading.event_time),
             f"{record.offset}:{record.partition}",
-            self._deadline_ms(record.timestamp),
+            str(self._deadline_ms(reading.record_ms)),
             *to_texts(metadata),
         )
 
     def _pack_tombstone(self, tombstone: Reading) -> tuple[Any, ...]:
         record = tombstone.record
-        deadline_ms = self._deadline_ms(record.timestamp)
+        deadline_ms = self._deadline_ms(tombstone.record_ms)
         return (
             tombstone.device_id,
             format_time(tombstone.event_time),
             f"{record.offset}:{record.partition}",
             deadline_ms,
-            deadline_ms or min(record.timestamp + _MARKER_TTL_WITHOUT_TTL_MS, _LARGEST_DEADLINE_MS),
+            deadline_ms or min(tombstone.record_ms + _MARKER_TTL_WITHOUT_TTL_MS, _LARGEST_DEADLINE_MS),
         )
 
     def _deadline_ms(self, timestamp_ms: int) -> int:

@@ -64,15 +64,14 @@ class Window:
         self._by_partition = by_partition.relative_to(lambda _event: clock())
         self._entries = table
 
-    def add(self, partition: int, readings: Iterable[Reading], tombstones: Iterable[Reading]) -> None:
-        """Take in what a chunk of one partition says, in any order. Only inside the agent."""
-        entry = self._by_partition[partition]
+    def add(self, partition: int, latest: Latest) -> None:
+        """Take over the latest that a chunk of one partition says. Only inside the agent."""
         try:
-            latest = entry.value()
+            held = self._by_partition[partition].value()
         except KeyError:
-            latest = Latest({}, {})
             self._by_partition[partition] = latest
-        latest.merge(readings, tombstones)
+        else:
+            held.merge(latest.readings.values(), latest.tombstones.values())
 
     def take(self) -> Latest:
         """Hand over everything, and be empty."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+import msgspec
+
 from stream_cache.decode import decode_chunk
 from stream_cache.errors import BadRecord
 from stream_cache.models import Metadata, Reading, SourceRecord
@@ -74,10 +76,12 @@ def reading(device_id: str = "d", *, offset: int = 0, partition: int = 0, timest
     """Make a decoded reading whose datatype's name tells its offset."""
     event_time = oracle.EPOCH.replace(tzinfo=None) + timedelta(milliseconds=timestamp_ms)
     record = FakeRecord(partition, offset, timestamp_ms, device_id.encode())
-    return Reading(device_id, event_time, Metadata(datatype_name=str(offset)), record)
+    metadata = Metadata(datatype_name=msgspec.Raw(f'"{offset}"'.encode()))
+    return Reading(device_id, event_time, metadata, record, timestamp_ms)
 
 
 def tombstone(device_id: str = "d", *, offset: int = 0, partition: int = 0, timestamp_ms: int = NOW_MS) -> Reading:
     """Make a decoded tombstone."""
     event_time = oracle.EPOCH.replace(tzinfo=None) + timedelta(milliseconds=timestamp_ms)
-    return Reading(device_id, event_time, None, FakeRecord(partition, offset, timestamp_ms, device_id.encode(), None))
+    record = FakeRecord(partition, offset, timestamp_ms, device_id.encode(), None)
+    return Reading(device_id, event_time, None, record, timestamp_ms)

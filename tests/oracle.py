@@ -8,6 +8,8 @@ Where the contract leaves room, the reading taken here is said beside the code, 
 """
 
 import json
+import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import redis
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+END = datetime(9999, 1, 1, tzinfo=UTC)
+NO_TIMESTAMP = -1
 KEPT_OF_METADATA = ("datatype_id", "datatype_name", "datatype_unit", "persist")
 MAX_INT_DIGITS = 4300  # beyond it int() refuses (sys.int_info.default_max_str_digits)
 
@@ -26,7 +30,7 @@ Order: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Record:
-    """What Kafka holds; `value` None is a tombstone."""
+    """What Kafka holds; `value` None is a tombstone, `timestamp_ms` -1 no timestamp."""
 
     partition: int
     offset: int
@@ -50,6 +54,17 @@ class Reading:
     def order(self) -> Order:
         return self.event_us, self.record.offset, self.record.partition
 
+    @property
+    def record_ms(self) -> int:
+        """From when the TTL counts."""
+        return self.event_us // 1000 if self.record.timestamp_ms == NO_TIMESTAMP else self.record.timestamp_ms
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The JSON text of each member of `metadata`, exactly as it came."""
+        value = (self.record.value or b"").decode()
+        return {} if self.metadata is None else member_texts(member_texts(value)["metadata"])
+
 
 @dataclass(frozen=True)
 class Tombstone:
@@ -61,6 +76,11 @@ class Tombstone:
     @property
     def order(self) -> Order:
         return self.record.timestamp_ms * 1000, self.record.offset, self.record.partition
+
+    @property
+    def record_ms(self) -> int:
+        """From when the TTL counts."""
+        return self.record.timestamp_ms
 
 
 @dataclass(frozen=True)
@@ -76,16 +96,19 @@ class _BadRecordError(Exception):
 
 
 def judge(record: Record, *, max_clock_skew_s: int = 3600) -> Reading | Tombstone | Bad:
-    """Tell what a record is, by section 1's list of what makes one bad and nothing else.
-
-    Reading taken: a Kafka timestamp of -1 (none) is a time like any other, so a reading beside it is too far ahead.
-    """
+    """Tell what a record is, by section 1's list of what makes one bad and nothing else."""
     try:
         if record.value is None:
-            return Tombstone(record, _device_id_of_key(record.key))
+            return _judge_tombstone(record)
         return _judge_value(record, record.value, max_clock_skew_s)
     except _BadRecordError as refusal:
         return Bad(record, str(refusal))
+
+
+def _judge_tombstone(record: Record) -> Tombstone:
+    if record.timestamp_ms == NO_TIMESTAMP:
+        raise _BadRecordError("tombstone without a Kafka timestamp")
+    return Tombstone(record, _device_id_of_key(record.key))
 
 
 def _device_id_of_key(key: bytes | None) -> str:
@@ -116,25 +139,26 @@ def _judge_value(record: Record, value: bytes, max_clock_skew_s: int) -> Reading
     if not isinstance(metadata, dict | None):
         raise _BadRecordError("metadata is neither object nor null")
     event_us = _event_us(fields["timestamp"])
-    if event_us > record.timestamp_ms * 1000 + max_clock_skew_s * 1_000_000:
+    clock_us = time.time_ns() // 1000 if record.timestamp_ms == NO_TIMESTAMP else record.timestamp_ms * 1000
+    if event_us > clock_us + max_clock_skew_s * 1_000_000:
         raise _BadRecordError("timestamp is too far ahead")
     return Reading(record, device_id, event_us, fields["request_id"], index or "", metadata)
 
 
 def _event_us(text: str) -> int:
-    """Read an event time, µs since 1970 in UTC; the zone may carry the first hours of 1970 below zero.
+    """Read an event time, µs since 1970 in UTC.
 
     Reading taken: whatever `fromisoformat` takes, a date alone (midnight) too; digits beyond the µs are cut off, as it
-    cuts them; the year is that of the calendar date in the zone it was written in.
+    cuts them.
     """
     try:
         event_time = datetime.fromisoformat(text)
     except ValueError as error:
         raise _BadRecordError("timestamp is no ISO 8601 time") from error
-    if not 1970 <= event_time.year <= 9998:
-        raise _BadRecordError("timestamp lies outside of the years 1970 to 9998")
     if event_time.tzinfo is None:
         event_time = event_time.replace(tzinfo=UTC)
+    if not EPOCH <= event_time < END:
+        raise _BadRecordError("timestamp lies outside of the years 1970 to 9998")
     return (event_time - EPOCH) // timedelta(microseconds=1)
 
 
@@ -167,6 +191,29 @@ def parse_object(value: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise _BadRecordError("JSON, but no object")
     return parsed
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+
+
+def member_texts(text: str) -> dict[str, str]:
+    """Give the text of each value in a valid JSON object, as it stands there; the last one of a repeated name."""
+    texts: dict[str, str] = {}
+    depth, name, begin, end = 0, "", -1, 0
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        depth -= mark in ("}", "]")
+        if depth == 1 and mark == ":":
+            begin = token.end()
+        elif (depth == 1 and mark == ",") or depth == 0:
+            if begin >= 0:
+                texts[name] = text[begin:end].strip(" \t\r\n")
+            begin = -1
+        elif begin < 0:
+            name = json.loads(mark)
+        depth += mark in ("{", "[")
+        end = token.end()
+    return texts
 
 
 def has_lone_surrogate(text: str) -> bool:
@@ -203,8 +250,6 @@ def fold(records: Iterable[Record], *, ttl_s: int, now_ms: int | None = None, ma
 
     Reading taken: a bad record is bad however old. With `now_ms`, a live worker may hold less than a rebuild: a winner
     with an older Kafka timestamp may have kept a reading out and have expired before it.
-
-    Raises: ValueError where one of the four is a number that no double holds (see `json_text`).
     """
     winners: dict[str, Reading | Tombstone] = {}
     state = State()
@@ -216,7 +261,7 @@ def fold(records: Iterable[Record], *, ttl_s: int, now_ms: int | None = None, ma
             continue
         if isinstance(verdict, Reading) and verdict.metadata is None:
             continue
-        if ttl_s and now_ms is not None and record.timestamp_ms + ttl_s * 1000 <= now_ms:
+        if ttl_s and now_ms is not None and verdict.record_ms + ttl_s * 1000 <= now_ms:
             continue
         device_id = verdict.device_id
         if isinstance(verdict, Tombstone):
@@ -227,8 +272,8 @@ def fold(records: Iterable[Record], *, ttl_s: int, now_ms: int | None = None, ma
         if isinstance(winner, Reading):
             kept = _kept(winner)
             state.kept[device_id] = kept
-            state.hashes[device_id] = {name: json_text(value) for name, value in kept.items() if value is not None}
-            state.deadlines[device_id] = winner.record.timestamp_ms + ttl_s * 1000 if ttl_s else None
+            state.hashes[device_id] = _texts(winner, kept)
+            state.deadlines[device_id] = winner.record_ms + ttl_s * 1000 if ttl_s else None
             state.devices.add(device_id)
     state.bad = sorted(bad)
     return state
@@ -248,12 +293,14 @@ def time_text(event_us: int) -> str:
     return f"{EPOCH + timedelta(microseconds=event_us):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
-def json_text(value: object) -> str:
-    """Write a kept value as the text of a hash's field: a str as it is, anything else as JSON.
-
-    Raises: ValueError for a number that no double holds. The contract has no text for it, nor has JSON a word.
-    """
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _texts(reading: Reading, kept: dict[str, Any]) -> dict[str, str]:
+    """Write the fields of a hash: a str as it is, null as an absent field, anything else as the JSON text that came."""
+    came = {name: text for name, text in reading.texts.items() if text != "null"}
+    return {
+        name: value if isinstance(value, str) else came.get(name, "true")
+        for name, value in kept.items()
+        if value is not None
+    }
 
 
 def public(state: State, device_id: str) -> dict[str, Any] | None:

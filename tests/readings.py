@@ -7,6 +7,7 @@ the oracle is held against the generator too. The same arguments give the same d
 import itertools
 import json
 import random
+import re
 import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
@@ -128,6 +129,8 @@ TIME_FORMS: tuple[tuple[int, int, _TimeForm], ...] = (
     (4, 1, lambda t, _: t.isoformat("t", "microseconds")),
     (4, 100_000, lambda t, _: t.isoformat(timespec="microseconds")[:-5]),
     (4, 1, lambda t, rng: t.isoformat(timespec="microseconds") + str(rng.randrange(1000)) + "Z"),
+    (4, 1, lambda t, rng: _more_digits(_zoned(t, rng.choice(_ZONES)), rng)),
+    (4, 1, lambda t, rng: "".join(_more_digits(_zoned(t, rng.choice(_ZONES)), rng).rsplit(":", 1))),
     (4, 1000, lambda t, _: t.isoformat(timespec="milliseconds").replace(".", ",") + "+00:00"),
     (4, 1, lambda t, _: t.strftime("%Y%m%dT%H%M%S.%fZ")),
     (4, _SECOND_US, lambda t, _: t.strftime("%G-W%V-%uT%H:%M:%S")),
@@ -138,6 +141,12 @@ TIME_FORMS: tuple[tuple[int, int, _TimeForm], ...] = (
     (1, _DAY_US, lambda t, _: t.strftime("%Y%m%d")),
 )
 _TIME_WEIGHTS = list(itertools.accumulate(weight for weight, _, _ in TIME_FORMS))
+
+
+def _more_digits(zoned: datetime, rng: random.Random) -> str:
+    """Write one to three digits behind the µs, which are cut off, before the offset."""
+    text = zoned.isoformat(timespec="microseconds")
+    return f"{text[:-6]}{rng.randrange(1000)}{text[-6:]}"
 
 
 def _zoned(naive: datetime, zone: timezone) -> datetime:
@@ -170,6 +179,21 @@ _OVERRIDES: tuple[Any, ...] = (
     [1, "a", None, {"b": False}],
     {"persist": True, "": 0},
 )
+_JSON_TEXTS = (  # what no Python value stands for, as `json.dumps` would write another text
+    "1.10",
+    "0.12345678901234567890123",
+    "1E400",
+    "-0",
+    "12345678901234567890",
+    "7" * 5000,
+    '["m","s"]',
+    '[ "m",\t"s" ]',
+    '{"a": 1.10, "a":1.1e+1}',
+    '["\\u00b0C", "\\ud800"]',
+    '"\\u00b0C\\/"',
+)
+#: Strings that `value_of` writes such a text in place of.
+JSON_TEXTS = tuple(f"@json-{number}@" for number in range(len(_JSON_TEXTS)))
 STRINGS_LIKE_JSON = (
     "true",
     "false",
@@ -246,6 +270,8 @@ def metadata_of(rng: random.Random) -> dict[str, Any]:
             metadata[name] = rng.choice(STRINGS_LIKE_JSON)
         elif roll < 0.142:
             metadata[name] = "\ud800 alone"
+        elif roll < 0.17:
+            metadata[name] = rng.choice(JSON_TEXTS)
     if rng.random() < 0.15:
         metadata |= rng.choice(_EXTRA_METADATA)
     if rng.random() < 0.05:
@@ -286,7 +312,7 @@ _ENCODER_WEIGHTS = list(itertools.accumulate(weight for weight, _ in _ENCODERS))
 def value_of(rng: random.Random, fields: dict[str, Any]) -> bytes:
     """Write a reading's fields as JSON, in one of the ways that JSON may be written."""
     ((_, encoder),) = rng.choices(_ENCODERS, cum_weights=_ENCODER_WEIGHTS)
-    text = encoder.encode(fields)
+    text = re.sub('"@json-([0-9]+)@"', lambda found: _JSON_TEXTS[int(found[1])], encoder.encode(fields))
     if rng.random() < 0.2:
         text = text[:-1] + "," + rng.choice(_EXTRA_FIELDS) + "}"
     if rng.random() < 0.02:
@@ -392,7 +418,7 @@ _WRONG_TIMES = (
     "Sun, 22 Nov 2026 10:15:30 GMT",
     "\uff12\uff10\uff12\uff16-11-22T10:15:30",
     "1969-12-31T23:59:59.999999",
-    "1969-12-31T23:59:59-23:00",
+    "1970-01-01T00:00:00+02:00",
     "1969-12-31",
     "0001-01-01T00:00:00",
     "0001-01-01T00:00:00+23:00",

@@ -15,7 +15,7 @@ from tests import readings
 RECORD_MS = readings.BASE_MS
 LATEST_US = (RECORD_MS + readings.MAX_CLOCK_SKEW_S * 1000) * 1000
 _DAY_US = 86_400_000_000
-_EARLIEST_US = _DAY_US * 7  # far enough from 1970-01-01 that no zone and no ISO week writes 1969
+_EARLIEST_US = 0
 _UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _ANY_TEXT = _UNICODE | st.text(st.characters(categories=["Cs", "L"]), max_size=4)  # with lone surrogates
 _NUMBERS = st.integers() | st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False)
@@ -47,7 +47,7 @@ def event_times(latest_us: int = LATEST_US) -> st.SearchStrategy[str]:
 
 def metadata() -> st.SearchStrategy[dict[str, Any]]:
     """Any metadata object, the four fields being what the normalizer writes or what a gateway put there."""
-    override = json_values() | st.sampled_from(readings.STRINGS_LIKE_JSON)
+    override = json_values() | st.sampled_from(readings.STRINGS_LIKE_JSON + readings.JSON_TEXTS)
     texts = st.none() | _ANY_TEXT
     return st.builds(
         lambda extra, four: {**extra, **four},

@@ -8,12 +8,14 @@ from typing import Any, cast
 import faust
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from stream_cache import decode
+from stream_cache import decode, times
 from stream_cache.errors import BadRecord
-from stream_cache.models import Metadata, Reading, ValidatedOutput
+from stream_cache.hashes import to_device, to_texts
+from stream_cache.judge import judge
+from stream_cache.models import Metadata, Reading, SourceRecord, ValidatedOutput, Wire
 from tests import oracle, readings, strategies
 from tests.fakes import Decoded, FakeRecord, decode_all, decoded, json_record, source_record
 
@@ -29,16 +31,16 @@ def event_us(reading: Reading) -> int:
     return (reading.event_time - datetime(1970, 1, 1)) // timedelta(microseconds=1)  # noqa: DTZ001 - naive UTC
 
 
-def kept_values(metadata: Metadata) -> dict[str, Any]:
-    """What is kept, as decoded JSON. What can't be shown without loss is text; so compare with `comparable`."""
-    return {name: comparable(getattr(metadata, name)) for name in Metadata.__struct_fields__}
+def kept_texts(metadata: Metadata) -> dict[str, str]:
+    """Give the JSON text that is kept of each field."""
+    return {name: bytes(getattr(metadata, name)).decode() for name in Metadata.__struct_fields__}
 
 
-def comparable(value: Any) -> str:
-    """JSON text, so that 1, 1.0 and true differ, and a number that no double holds stays what it is."""
-    if isinstance(value, msgspec.Raw):
-        value = json.loads(bytes(value))
-    return json.dumps(value)
+def decoded_metadata(text: str) -> Metadata:
+    """Decode a reading with this metadata, and return what is kept of it."""
+    (reading,) = decoded([json_record("d", metadata=text)]).readings
+    assert reading.metadata is not None
+    return reading.metadata
 
 
 def assert_agree(record: oracle.Record) -> None:
@@ -64,8 +66,9 @@ def assert_agree(record: oracle.Record) -> None:
     (reading,) = chunk.readings
     assert (reading.device_id, event_us(reading)) == (verdict.device_id, verdict.event_us)
     assert reading.metadata is not None
-    wanted = {name: comparable(verdict.metadata.get(name)) for name in oracle.KEPT_OF_METADATA}
-    assert kept_values(reading.metadata) == wanted
+    assert reading.record_ms == verdict.record_ms
+    texts = verdict.texts
+    assert kept_texts(reading.metadata) == {name: texts.get(name, "null") for name in oracle.KEPT_OF_METADATA}
 
 
 # ------------------------------------------------------------------------------------------- against the oracle
@@ -123,7 +126,17 @@ def test_generated_records__are_judged_as_the_oracle_judges_them() -> None:
 @example("2026-11-22T24:00:00")
 @example("2026-11-22T00:00:00+14:00")
 @example("1970-01-01T00:00:00+14:00")
+@example("1969-12-31T23:00:00-01:00")
 @example("9998-12-31T23:59:59-14:00")
+@example("9999-01-01T01:00:00+02:00")
+@example("0001-01-01T00:00:00+23:59")
+@example("9999-12-31T23:59:59-23:59")
+@example("2026-11-22T12:15:30.1234567+02:00")
+@example("2026-11-22T12:15:30.1234567+0200")
+@example("2026-11-22+02:00")
+@example("2026-11-22 12:15:30z")
+@example("2026-11-22T12:15:30-00:00")
+@example("-1")
 def test_event_time__is_read_as_the_oracle_reads_it(text: str) -> None:
     fields = {**FIELDS_OF_GOOD_SAMPLES[0], "timestamp": text}
     assert_agree(record_of(readings.utf8(json.dumps(fields)), timestamp_ms=253_000_000_000_000))
@@ -139,17 +152,15 @@ def test_year__is_judged_whatever_the_kafka_timestamp(text: str, timestamp_ms: i
 # ------------------------------------------------------------------------------ the two halves, and the Faust Record
 
 
-def test_wire_type__has_the_judged_fields_of_validated_output_with_their_defaults() -> None:
-    wire = {field.name: field for field in msgspec.structs.fields(decode._Wire)}
+def test_wire__has_the_judged_fields_of_validated_output_with_their_defaults() -> None:
+    wire = {field.name: field for field in msgspec.structs.fields(Wire)}
     options = ValidatedOutput._options
-    assert set(wire) == {"request_id", "timestamp", "device_id", "values", "index", "metadata"}
+    assert set(options.fields) - set(wire) == {"label", "labels", "display_names"}
     assert set(wire) < set(options.fields)
     for name, field in wire.items():
         assert field.required == (name not in options.defaults), name
         if not field.required:
             assert field.default == options.defaults[name], name
-    not_judged = set(options.fields) - set(wire)
-    assert not_judged == {"label", "labels", "display_names"}
 
 
 @given(strategies.valid_fields())
@@ -157,40 +168,54 @@ def test_validated_output__says_the_same_of_a_good_record(fields: dict[str, Any]
     value = readings.utf8(json.dumps(fields))
     record = ValidatedOutput.from_data(json.loads(value))  # Faust's own JSON reader rounds numbers beyond 64 bits
     assert isinstance(record, faust.Record)
-    wire, _ = decode._judge(value)
+    wire, _ = judge(value)
     for name in ("request_id", "timestamp", "device_id"):
         assert getattr(record, name) == getattr(wire, name), name
     assert (record.index or "") == (wire.index or "")  # null counts as ""
-    assert comparable(record.values) == comparable(wire.values)
     if record.metadata is None:
         assert wire.metadata is None
     else:
-        assert kept_values(wire.metadata) == {
-            name: comparable(record.metadata.get(name)) for name in oracle.KEPT_OF_METADATA
-        }
+        kept = {name: json.loads(text) for name, text in kept_texts(cast("Metadata", wire.metadata)).items()}
+        assert kept == {name: record.metadata.get(name) for name in oracle.KEPT_OF_METADATA}
 
 
 @given(strategies.valid_values() | strategies.bad_values() | strategies.any_json_bytes() | st.binary(max_size=60))
 def test_fast_decoder__takes_only_what_the_exact_one_takes_and_in_the_same_way(value: bytes) -> None:
     try:
         fast = decode._decode_fast(value if value.isascii() else value.decode())
-        fast_time = decode._parse_event_time(fast.timestamp)
+        fast_time = times.parse_event_time(fast.timestamp)
     except (ValueError, RecursionError):
         return  # it leaves the record to the exact one
-    exact, exact_time = decode._judge(value)
+    exact, exact_time = judge(value)
     assert fast_time == exact_time
     for name in ("request_id", "timestamp", "device_id"):
         assert getattr(fast, name) == getattr(exact, name), name
     assert (fast.index or "") == (exact.index or "")  # null counts as ""
-    assert (fast.metadata is None) == (exact.metadata is None)
-    if fast.metadata is not None:
-        assert kept_values(fast.metadata) == kept_values(exact.metadata)
+    assert fast.metadata == exact.metadata
 
 
-@pytest.mark.parametrize("value", readings.good_samples())
-def test_fast_decoder__takes_the_usual_shapes(value: bytes) -> None:
-    """Else the service is right, but thirty times slower."""
-    assert decode._decode_fast(value.decode()).device_id
+@given(strategies.event_times() | st.text(min_size=8, max_size=40).map("{}+02:00".format))
+@example("2026-11-22T12:15:30.1234567+02:00")
+def test_time_with_offset__is_parsed_as_python_parses_it(text: str) -> None:
+    assume(text[-6:][0] in "+-")
+    try:
+        wanted = times.in_utc(datetime.fromisoformat(text), text)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 - Python's own words
+            times.parse_with_offset(text)
+    else:
+        assert times.in_utc(times.parse_with_offset(text), text) == wanted
+
+
+@pytest.mark.parametrize("name", ["validated_output", "mixed_shapes"])
+def test_usual_shapes__are_taken_by_the_fast_decoder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the service is right, but ten times slower."""
+
+    def fail(value: bytes) -> None:
+        raise AssertionError(value)
+
+    monkeypatch.setattr("stream_cache.decode.judge", fail)
+    assert not decoded(map(record_of, (readings.SAMPLES / f"{name}.jsonl").read_bytes().splitlines())).bad
 
 
 # ------------------------------------------------------------------------------------------------- nothing escapes
@@ -256,7 +281,7 @@ def test_number_that_no_float_holds_beside_half_of_a_pair__is_kept_as_it_is(held
     value = b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":[],"metadata":{"persist":%s}}' % text
     (reading,) = decoded([record_of(value)]).readings
     assert reading.metadata is not None
-    assert bytes(cast("msgspec.Raw", reading.metadata.persist)) == text
+    assert bytes(reading.metadata.persist) == text
 
 
 def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +290,7 @@ def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.Mon
     def fail(_value: bytes) -> None:
         raise RuntimeError("never thought of")
 
-    monkeypatch.setattr("stream_cache.decode._judge", fail)
+    monkeypatch.setattr("stream_cache.decode.judge", fail)
     good = next(iter(readings.good_samples()))
     chunk = decoded([record_of(b"odd"), record_of(good)])
     ((_, bad),) = chunk.bad
@@ -351,3 +376,127 @@ def test_reason__names_a_missing_field(name: str) -> None:
     ((_, bad),) = decoded([record_of(json.dumps(fields).encode())]).bad
     assert bad.reason == f"{name}: required, but missing"
     assert bad.kind == "missing_field"
+
+
+# ------------------------------------------------------------------------------------------------- exactly as it came
+
+
+EXACT = [
+    "0.12345678901234567890123",
+    '{"a": 1.10}',
+    "1.10",
+    "1E400",
+    "-0",
+    "12345678901234567890",
+    "7" * 5000,
+    '["m","s"]',
+    '["m", "s"]',
+    '[ "m" ,\t"s"\n]',
+    '["\\u00b0C"]',
+    '["\\ud800", 1.0]',
+    '{"persist": 1, "persist": 1.0}',
+    "{ }",
+]
+
+
+@pytest.mark.parametrize("text", EXACT)
+@pytest.mark.parametrize("name", oracle.KEPT_OF_METADATA)
+@pytest.mark.parametrize(
+    "metadata",
+    ['{"%s":%s}', '{"%s":1, "%s" : %s }', '{"\\ud800":[",}"],"%s": %s}'],
+    ids=["alone", "last", "exact reader"],
+)
+def test_other_json__is_kept_exactly_as_it_came(metadata: str, name: str, text: str) -> None:
+    """Digits, escapes and white space; half of a surrogate pair is for the exact decoder only."""
+    names = (name,) * (metadata.count("%s") - 1)
+    held = decoded_metadata(metadata % (*names, text))
+    assert kept_texts(held) == {**dict.fromkeys(oracle.KEPT_OF_METADATA, "null"), name: text}
+    texts = dict(zip(oracle.KEPT_OF_METADATA, to_texts(held), strict=False))
+    assert texts == {**dict.fromkeys(oracle.KEPT_OF_METADATA), "persist": "true", name: text}
+
+
+@given(strategies.metadata())
+def test_texts__are_read_back_as_they_came(fields: dict[str, Any]) -> None:
+    """What a reader of Redis and of HTTP gets: a string as it is, null as absent, any other JSON by its own text."""
+    metadata = decoded_metadata(readings.utf8(json.dumps(fields, separators=(",", ":"))).decode())
+    *texts, odd = (None if text is None else text.encode() for text in to_texts(metadata))
+    device = to_device("d", [b"2026-11-22T10:15:30.000000Z", *texts, odd])
+    for name, text in kept_texts(metadata).items():
+        value, shown = json.loads(text), device.fields[name]
+        if isinstance(value, str) and not oracle.has_lone_surrogate(value):
+            assert shown == value
+        elif value is None:
+            assert (shown and bytes(cast("msgspec.Raw", shown))) == (b"true" if name == "persist" else None)
+        else:
+            assert bytes(cast("msgspec.Raw", shown)).decode() == text
+
+
+# --------------------------------------------------------------------------------------------------- Kafka timestamps
+
+
+def decoded_at(record: oracle.Record, now_ms: int) -> tuple[list[Reading], list[tuple[SourceRecord, BadRecord]]]:
+    """Decode one record by a worker whose clock says `now_ms`."""
+    kept: list[Reading] = []
+    chunk = decode.decode_chunk([source_record(record)], 3600, kept.append, clock=lambda: now_ms / 1000)
+    return kept, chunk.bad
+
+
+def test_no_kafka_timestamp__event_time_takes_its_place_up_to_the_workers_clock() -> None:
+    at_limit = oracle.time_text((MS + 3_600_000) * 1000)
+    ((reading,), bad) = decoded_at(json_record("d", timestamp_ms=-1, event_time=at_limit), MS)
+    assert not bad
+    assert reading.record_ms == MS + 3_600_000
+    beyond = oracle.time_text((MS + 3_600_000) * 1000 + 1)
+    (kept, ((_, refused),)) = decoded_at(json_record("d", timestamp_ms=-1, event_time=beyond), MS)
+    assert not kept
+    assert refused.kind == "clock_ahead"
+    assert "ahead of the worker's clock" in refused.reason
+
+
+def test_no_kafka_timestamp__harms_no_neighbour() -> None:
+    """Each record of a chunk has its own limit, whichever clock it is counted from."""
+    late = oracle.time_text((MS + 3_600_001) * 1000)
+    records = [
+        json_record("a", timestamp_ms=-1, event_time=oracle.time_text(MS * 1000)),
+        json_record("b", offset=1, timestamp_ms=MS, event_time=late),
+        json_record("c", offset=2, timestamp_ms=MS + 1, event_time=late),
+    ]
+    kept: list[Reading] = []
+    chunk = decode.decode_chunk(list(map(source_record, records)), 3600, kept.append, clock=lambda: MS / 1000)
+    assert [reading.device_id for reading in kept] == ["a", "c"]
+    assert [record.offset for record, _ in chunk.bad] == [1]
+
+
+def test_tombstone_without_kafka_timestamp__is_bad() -> None:
+    (kept, ((_, refused),)) = decoded_at(record_of(None, timestamp_ms=-1), MS)
+    assert not kept
+    assert refused.kind == "bad_kafka_timestamp"
+    assert "-1" in refused.reason
+
+
+@pytest.mark.parametrize("timestamp_ms", [0, MS // 1000, MS - 366 * 86_400_000, -2, -(2**63)])
+def test_kafka_timestamp_far_off__is_blamed_and_not_the_device(timestamp_ms: int) -> None:
+    ((_, refused),) = decoded_at(
+        json_record("d", timestamp_ms=timestamp_ms, event_time=oracle.time_text(MS * 1000)), MS
+    )[1]
+    assert refused.kind == "bad_kafka_timestamp"
+    assert refused.reason.startswith(f"Kafka timestamp: {timestamp_ms} ms is ")
+    assert "device" not in refused.reason
+
+
+def test_kafka_timestamp_within_a_year__leaves_the_blame_to_the_device() -> None:
+    """As in a replay of last month's records."""
+    ((_, refused),) = decoded_at(
+        json_record("d", timestamp_ms=MS - 300 * 86_400_000, event_time=oracle.time_text(MS * 1000)), MS
+    )[1]
+    assert refused.kind == "clock_ahead"
+    assert refused.reason.endswith("is the device's clock wrong?")
+
+
+@pytest.mark.parametrize(
+    "text", ["1970-01-01T00:00:00+02:00", "9998-12-31T23:00:00-02:00", "0001-01-01T00:00:00+23:00"]
+)
+def test_year__is_judged_in_utc(text: str) -> None:
+    ((_, refused),) = decoded([json_record("d", event_time=text, timestamp_ms=253_000_000_000_000)]).bad
+    assert refused.kind == "bad_timestamp"
+    assert "1970 to 9998" in refused.reason

@@ -50,13 +50,16 @@ def expected(items: list[Reading]) -> Latest:
     )
 
 
+def latest(*items: Reading) -> Latest:
+    """Give what a chunk says."""
+    chunk = Latest({}, {})
+    chunk.merge(items)
+    return chunk
+
+
 def add(window: Window, chunk: list[Reading]) -> None:
     """Add a chunk, whose records come from one partition; here, for the orders' sake, it may be any."""
-    window.add(
-        chunk[0].record.partition,
-        [item for item in chunk if item.metadata is not None],
-        [item for item in chunk if item.metadata is None],
-    )
+    window.add(chunk[0].record.partition, latest(*chunk))
 
 
 @pytest.fixture
@@ -91,8 +94,8 @@ def test_any_order_and_chunks__keep_the_latest_of_each_device(events: list[Event
 
 
 def test_take__empties(window: Window) -> None:
-    window.add(0, [reading("a")], [tombstone("b")])
-    window.add(1, [reading("c", partition=1)], [])
+    window.add(0, latest(reading("a"), tombstone("b")))
+    window.add(1, latest(reading("c", partition=1)))
     assert window.device_count() == 3
     taken = window.take()
     assert (set(taken.readings), set(taken.tombstones)) == ({"a", "c"}, {"b"})
@@ -101,17 +104,17 @@ def test_take__empties(window: Window) -> None:
 
 
 def test_taken__is_not_touched_by_what_comes_later(window: Window) -> None:
-    window.add(0, [reading("a", offset=1)], [])
+    window.add(0, latest(reading("a", offset=1)))
     taken = window.take()
-    window.add(0, [reading("a", offset=2)], [])
+    window.add(0, latest(reading("a", offset=2)))
     assert taken.readings["a"].record.offset == 1
     assert window.take().readings["a"].record.offset == 2
 
 
 def test_same_device_in_two_partitions__is_one(window: Window) -> None:
     """A record may come with another key than its device's."""
-    window.add(0, [reading("a", offset=1, partition=0)], [])
-    window.add(1, [reading("a", offset=1, partition=1)], [])
+    window.add(0, latest(reading("a", offset=1, partition=0)))
+    window.add(1, latest(reading("a", offset=1, partition=1)))
     assert [r.record.partition for r in window.take().readings.values()] == [1]
 
 
@@ -120,7 +123,7 @@ def test_size__of_any_length_works(size_s: float) -> None:
     now_s = 1_795_342_535.25
     window = Window(memory_app(), size_s, clock=lambda: now_s)
     for number in range(5):
-        window.add(0, [reading(f"d{number}", offset=number)], [])
+        window.add(0, latest(reading(f"d{number}", offset=number)))
         now_s += size_s * 0.7
     assert len(window.take().readings) == 5
 
@@ -132,7 +135,7 @@ async def test_unflushed_windows__outlive_any_outage() -> None:
     window = Window(app, 0.5, clock=lambda: now_s)
     table: Any = app.tables["latest"]
     for number in range(20):
-        window.add(0, [reading(f"d{number}", offset=number)], [])
+        window.add(0, latest(reading(f"d{number}", offset=number)))
         now_s += 3600
         await table._del_old_keys()  # what Faust does every 30 s
     assert len(window.take().readings) == 20
@@ -144,7 +147,7 @@ def test_flushed_windows__leave_nothing_behind() -> None:
     app = memory_app()
     window = Window(app, 0.5, clock=lambda: now_s)
     for number in range(50):
-        window.add(number % 8, [reading()], [])
+        window.add(number % 8, latest(reading()))
         window.take()
         now_s += 0.5
     table: Any = app.tables["latest"]
@@ -167,7 +170,7 @@ async def test_in_an_agent__it_is_filled_inside_and_taken_outside(agent_app: tup
 
     async def keep(stream: Any) -> AsyncIterator[int]:
         async for number in stream:
-            window.add(0, [reading(f"d{number}", offset=number)], [])
+            window.add(0, latest(reading(f"d{number}", offset=number)))
             yield number
 
     agent = app.agent(app.topic("numbers"))(keep)
@@ -192,7 +195,7 @@ async def test_table__has_no_changelog_topic_and_sends_nothing(agent_app: tuple[
         raise AssertionError("a changelog record")
 
     table._send_changelog = table.send_changelog = refuse
-    window.add(0, [reading()], [])
+    window.add(0, latest(reading()))
     window.take()
 
 

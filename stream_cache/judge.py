@@ -1,0 +1,113 @@
+"""The exact reader of a record's value: plain and slow, it alone calls one bad (the contract, section 1)."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Any, NoReturn
+
+import msgspec
+
+from stream_cache.errors import BadRecord
+from stream_cache.models import AnyList, Metadata, Wire, is_unicode, refuse_constant
+from stream_cache.times import parse_event_time
+
+_JSON_TYPES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    float: "a number",
+    type(None): "null",
+}
+# Numbers are only looked at for being some: an int of more than 4,300 digits would be refused by Python.
+_read_json = json.JSONDecoder(parse_constant=refuse_constant, parse_int=float).decode
+_read_one = json.JSONDecoder(parse_int=float).raw_decode
+_skip_space = re.compile(r"[ \t\n\r]*").match
+
+
+def judge(value: bytes) -> tuple[Wire, datetime]:
+    """Read a record exactly as the contract says, and its event time. For what the fast decoder leaves, and the bad.
+
+    Raises: BadRecord for the first thing that is wrong.
+    """
+    text, body = _parse_object(value)
+    request_id = body.get("request_id")
+
+    def refuse(kind: str, reason: str) -> NoReturn:
+        raise BadRecord(kind, reason, request_id if isinstance(request_id, str) else None)
+
+    def check(name: str, *allowed: type, required: bool = True) -> Any:
+        if name not in body and required:
+            refuse("missing_field", f"{name}: required, but missing")
+        held = body.get(name)
+        if type(held) not in allowed:
+            may_be = " or ".join(_JSON_TYPES[kind] for kind in allowed)
+            refuse("wrong_type", f"{name}: must be {may_be}, is {_JSON_TYPES[type(held)]}")
+        return held
+
+    check("request_id", str)
+    timestamp = check("timestamp", str)
+    device_id = check("device_id", str)
+    check("values", list)
+    index = check("index", str, type(None), required=False)
+    metadata = check("metadata", dict, type(None), required=False)
+    if not device_id:
+        refuse("empty_device_id", "device_id: must not be empty")
+    if not is_unicode(device_id):
+        refuse("wrong_type", "device_id: holds half of a surrogate pair, which is no Unicode text")
+    try:
+        event_time = parse_event_time(timestamp)
+    except ValueError as error:
+        refuse("bad_timestamp", f"timestamp: {timestamp[:100]!r} is no ISO 8601 date and time: {error}"[:400])
+    kept = None if metadata is None else _metadata(text)
+    return Wire(body["request_id"], timestamp, device_id, AnyList(), index, kept), event_time
+
+
+def _parse_object(value: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        text = value.decode()
+        body = _read_json(text)
+    except UnicodeDecodeError as error:
+        raise BadRecord("not_json", f"value: not UTF-8, so no JSON: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise BadRecord("not_json", "value: nested too deeply to be read") from None
+    except ValueError as error:
+        reason = "it is empty" if not value else str(error)
+        raise BadRecord("not_json", f"value: not JSON: {reason}") from None
+    if not isinstance(body, dict):
+        raise BadRecord("not_an_object", f"value: must be a JSON object, is {_JSON_TYPES[type(body)]}")
+    return text, body
+
+
+def _metadata(text: str) -> Metadata:
+    """Cut the four fields out of a record's text: as the fast decoder does, they are kept as they came."""
+    begin, _ = _members(text, _skip_space(text, 0).end())["metadata"]  # type: ignore[union-attr] # it matches nothing too
+    places = _members(text, begin)
+    return Metadata(
+        **{
+            name: msgspec.Raw(text[slice(*places[name])].encode())
+            for name in Metadata.__struct_fields__
+            if name in places
+        }
+    )
+
+
+def _members(text: str, begin: int) -> dict[str, tuple[int, int]]:
+    """Return where the value of each member begins and ends, of an object that is known to be valid JSON."""
+
+    def skip_space(position: int) -> int:
+        return _skip_space(text, position).end()  # type: ignore[union-attr] # it matches nothing too
+
+    places: dict[str, tuple[int, int]] = {}
+    position = skip_space(begin + 1)
+    while text[position] != "}":
+        name, position = _read_one(text, position)
+        position = skip_space(skip_space(position) + 1)  # behind the colon
+        _, end = _read_one(text, position)
+        places[name] = position, end
+        position = skip_space(end)
+        if text[position] == ",":
+            position = skip_space(position + 1)
+    return places
