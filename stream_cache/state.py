@@ -20,14 +20,12 @@ from stream_cache.membership import OK, UNKNOWN, Membership
 from stream_cache.models import format_time, now
 from stream_cache.settings import Settings
 from stream_cache.store import Store
-from stream_cache.waiting import WaitingLog
 
 # What the key may hold.
 COMPLETE = OK
 REBUILDING = "rebuilding"
 _LOST = "lost at "
 _CHECK_EVERY_S, _LOOK_AGAIN_S = 2.0, 0.1
-_logger = mode.get_logger(__name__)
 
 
 class StateGuard(mode.Service):
@@ -45,7 +43,6 @@ class StateGuard(mode.Service):
         self._decided = asyncio.Event()
         #: Where the topic ended when the rebuild was first seen: what is to be read until all devices are there.
         self._goal: Mapping[int, int] | None = None
-        self._waiting = WaitingLog(_logger)
         self.finding = UNKNOWN
         #: Whether Redis, or Kafka, keeps this worker from beginning.
         self.is_waiting = False
@@ -79,10 +76,8 @@ class StateGuard(mode.Service):
             self.finding = UNKNOWN
             if not self.has_decided:
                 self.finding = f"waiting before the first reading is taken: {error}"
-            if self.is_waiting and isinstance(error, StoreUnavailable):  # of Kafka, the broker watch says it
-                self._waiting.wait(self.finding)
+            # The log has it from the store, or from the broker watch.
         else:
-            self._waiting.end("reading begins")
             self.is_waiting = False
             self._decided.set()
 
