@@ -67,7 +67,9 @@ class ConsumerThread(PatientConsumerThread):
     async def on_start(self) -> None:
         """Start aiokafka's consumer, and part its connections."""
         await super().on_start()
-        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - it exists from now on, and has nothing to fetch yet
+        if self._consumer is None:  # it was told to stop before Kafka answered
+            return
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - it exists from now on, and has nothing to fetch yet
         fetcher._client = FetchingClient(fetcher._client)  # noqa: SLF001 - see `FetchingClient`
 
     # ------------------------------------------------------------------------------------------------- membership
