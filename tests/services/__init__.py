@@ -3,7 +3,7 @@
 from tests.services.kafka import KafkaServer
 from tests.services.machine import JAVA, MAVEN, REDIS, ServiceUnavailableError, ensure
 from tests.services.processes import ChildExitedError, ChildProcess, Server, free_port
-from tests.services.redis import RedisServer
+from tests.services.redis import OldRedisServer, RedisServer
 
 __all__ = [
     "JAVA",
@@ -12,6 +12,7 @@ __all__ = [
     "ChildExitedError",
     "ChildProcess",
     "KafkaServer",
+    "OldRedisServer",
     "RedisServer",
     "Server",
     "ServiceUnavailableError",

