@@ -22,6 +22,7 @@ from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
+from stream_cache.eviction import warn_of_eviction
 from stream_cache.faust_options import faust_options
 from stream_cache.flush import Flusher
 from stream_cache.health import Health
@@ -124,6 +125,7 @@ class StreamCache(faust.App):
         await self.add_runtime_dependency(self.pruner)
         await self.add_runtime_dependency(self.state_guard)
         await self.add_runtime_dependency(self.health)
+        self.add_future(warn_of_eviction(self.store))
 
     async def on_shutdown(self) -> None:
         """Close Redis, last of all."""

@@ -4,6 +4,7 @@ StreamCacheError
  +-- WrongSetting        the environment asks for something that can't be
  +-- BadRecord           a record that the contract refuses; told to ``iot_errors``
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
+ +-- AnswerTooLarge      what a request asks for is more than one answer may hold
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis
  +-- ConsumerStalled     nothing was read for long, though there is something to read
 """
@@ -47,6 +48,14 @@ class BadRecord(StreamCacheError):
 
 class StoreUnavailable(StreamCacheError):
     """Redis can't be reached or refuses now. Nothing is lost: the same call again is harmless."""
+
+
+class AnswerTooLarge(StreamCacheError):
+    """What a request asks for is more than one answer may hold. The same request again fails again."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        super().__init__(f"the answer would be larger than {max_bytes} bytes; ask for fewer devices at once")
 
 
 class UnflushedReadings(StreamCacheError):

@@ -15,17 +15,18 @@ local function note_expiring(scored)
 end
 
 -- Take the ids whose hash is gone out of the index, and note those whose hash will soon be.
--- Returns: how many were taken out
+-- Returns: how many were taken out, and the others
 local function prune(ids)
-  local gone, soon = {}, {}
+  local gone, staying, soon = {}, {}, {}
   for _, id in ipairs(ids) do
     local left_ms = redis.call('PTTL', 'device:' .. id .. ':metadata')
     if left_ms == -2 then
       gone[#gone + 1] = id
-    elseif left_ms >= 0 and left_ms < SOON_MS then
-      soon[#soon + 1], soon[#soon + 2] = now_ms + left_ms, id
+    else
+      staying[#staying + 1] = id
+      if left_ms >= 0 and left_ms < SOON_MS then soon[#soon + 1], soon[#soon + 2] = now_ms + left_ms, id end
     end
   end
   note_expiring(soon)
-  return forget_ids(gone)
+  return forget_ids(gone), staying
 end

@@ -186,15 +186,12 @@ class Flusher(mode.Service):
                 self.trouble = str(error)
                 wait_s = min(_RETRY_LONGEST_S, _RETRY_FIRST_S * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 - jitter
                 attempt += 1
-                self.log.warning("flush of %d devices failed, trying again in %.1f s: %s", len(readings), wait_s, error)
                 await self.sleep(wait_s)
                 if self.should_stop:  # a cancellation may have been swallowed below
                     raise asyncio.CancelledError from None
             else:
                 self._metrics.flushed(time.monotonic() - began, result)
                 self.trouble = None
-                if attempt:
-                    self.log.info("flush of %d devices succeeded at attempt %d", len(readings), attempt + 1)
                 return result.refused
 
     def _ack_when_told(self, chunk: _Taken) -> None:

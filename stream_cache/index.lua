@@ -102,6 +102,12 @@ local function forget_ids(ids)
   return count
 end
 
+-- Returns: a function that tells whether an id is where the index looks for it
+local function index_finder()
+  local bucket_of = bucket_finder(bucket_count())
+  return function(id) return redis.call('ZSCORE', BUCKET .. bucket_of(hash_of(id)), id) end
+end
+
 -- Whether an id comes before another one of the same hash, as Redis sorts: Lua's own `<` follows the locale.
 local function is_before(id, other)
   for i = 1, math.min(#id, #other) do

@@ -6,4 +6,4 @@
 local due = redis.call('ZRANGEBYSCORE', EXPIRING, '-inf', now_ms, 'LIMIT', 0, tonumber(ARGV[1]))
 if #due == 0 then return { 0, 0 } end
 redis.call('ZREM', EXPIRING, unpack(due))
-return { prune(due), #due }
+return { (prune(due)), #due }

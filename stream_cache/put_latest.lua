@@ -9,10 +9,16 @@
 --   json: names of the fields whose kind of text is not the usual one, see hashes.py; nil for none
 -- Returns: { written, stale, expired, indexes (from 1) of readings refused, the same of tombstones }
 --
--- The invariant that saves a look at the marker: while a hash exists, no tombstone is newer than it.
+-- The invariant that saves a look at the marker: while a hash of ours exists, no tombstone is newer than it.
+-- Ours has `last_updated` and `_at`. Any other counts as older than anything, and is replaced whole.
 
 local MARKER = 'stream_cache:tombstone:'
 local MARKER_AT_LEAST_MS = 43200000
+local OURS = { last_updated = true, _at = true, _json = true, datatype_id = true, datatype_name = true,
+  datatype_unit = true, persist = true }
+
+-- An error of Redis's: the call fails of it, but only when what it wrote has been indexed, which a repeated call won't do.
+local failure
 
 local function is_newer(time, at, held_time, held_at)
   if time ~= held_time then return time > held_time end
@@ -25,8 +31,21 @@ end
 
 local function is_newer_than_marker(id, time, at)
   local marker = redis.pcall('GET', MARKER .. id)
-  if type(marker) == 'table' then return true end -- of a type that isn't ours: SET replaces it
+  if type(marker) == 'table' then
+    if is_wrong_type(marker) then return true end -- SET replaces it
+    failure = marker.err
+    return false
+  end
   return not marker or is_newer(time, at, string.sub(marker, 1, 27), string.sub(marker, 29))
+end
+
+-- Returns: whether there were any
+local function drop_foreign_fields(key)
+  local has_found = false
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    if not OURS[name] then has_found = redis.call('HDEL', key, name) == 1 end
+  end
+  return has_found
 end
 
 -- A type that is not ours at one of these must fail the call before its first write: afterwards, a repeated call would
@@ -45,7 +64,11 @@ for i, d in ipairs(batch[2]) do
   local key = 'device:' .. id .. ':metadata'
   local held = redis.pcall('HMGET', key, 'last_updated', '_at')
   if held.err then
-    refused_tombstones[#refused_tombstones + 1] = i
+    if is_wrong_type(held) then
+      refused_tombstones[#refused_tombstones + 1] = i
+    else
+      failure = held.err
+    end
   elseif deadline_ms ~= 0 and deadline_ms <= now_ms then
     expired = expired + 1
   elseif not is_newer_than_marker(id, time, at) then
@@ -54,7 +77,7 @@ for i, d in ipairs(batch[2]) do
     -- Without a TTL, old tombstones count as any other. In a rebuild the readings that one keeps out come soon after it.
     if deadline_ms == 0 then marker_deadline_ms = math.max(marker_deadline_ms, now_ms + MARKER_AT_LEAST_MS) end
     redis.call('SET', MARKER .. id, time .. ' ' .. at, 'PXAT', marker_deadline_ms)
-    if held[1] and not is_newer(time, at, held[1], held[2]) then
+    if held[1] and held[2] and not is_newer(time, at, held[1], held[2]) then
       stale = stale + 1
     else
       redis.call('DEL', key)
@@ -68,17 +91,28 @@ for i, d in ipairs(batch[1]) do
   local id, time, at, deadline_ms = d[1], d[2], d[3], d[4]
   local key = 'device:' .. id .. ':metadata'
   local held = redis.pcall('HGET', key, 'last_updated')
+  local held_at
+  if type(held) == 'string' and (time <= held or #held ~= #time) then
+    held_at = redis.call('HGET', key, '_at')
+    held = held_at and held
+  end
   if type(held) == 'table' then
-    refused_readings[#refused_readings + 1] = i
+    if is_wrong_type(held) then
+      refused_readings[#refused_readings + 1] = i
+    else
+      failure = held.err
+    end
   elseif deadline_ms ~= 0 and deadline_ms <= now_ms then
     expired = expired + 1
-  elseif held and not is_newer(time, at, held, time == held and redis.call('HGET', key, '_at')) or
+  elseif held_at and not is_newer(time, at, held, held_at) or
       not held and not is_newer_than_marker(id, time, at) then
     stale = stale + 1
   else
-    local json = d[9]
+    -- Not DEL in any case: once a script has written, Redis lets it write on though the memory is full.
+    if not held and redis.call('EXISTS', key) == 1 then redis.call('DEL', key) end
+    local json, added_count = d[9], 0
     if d[5] and d[6] and d[7] and not json then
-      redis.call('HSET', key, 'last_updated', time, '_at', at, 'datatype_id', d[5], 'datatype_name', d[6],
+      added_count = redis.call('HSET', key, 'last_updated', time, '_at', at, 'datatype_id', d[5], 'datatype_name', d[6],
         'datatype_unit', d[7], 'persist', d[8])
       if held then redis.call('HDEL', key, '_json') end
     else
@@ -93,7 +127,7 @@ for i, d in ipairs(batch[1]) do
           absent[#absent + 1] = name
         end
       end
-      redis.call('HSET', key, unpack(fields))
+      added_count = redis.call('HSET', key, unpack(fields))
       if held and #absent > 0 then redis.call('HDEL', key, unpack(absent)) end
     end
     if deadline_ms ~= 0 then
@@ -102,7 +136,8 @@ for i, d in ipairs(batch[1]) do
     elseif held then
       redis.call('PERSIST', key)
     end
-    if not held then new_ids[#new_ids + 1] = id end
+    -- Added was what the reading before had not, or `_at`: then the hash was somebody else's.
+    if not held or added_count > 0 and drop_foreign_fields(key) then new_ids[#new_ids + 1] = id end
     written = written + 1
   end
 end
@@ -110,4 +145,5 @@ end
 forget_ids(gone_ids)
 if #new_ids > 0 then index_ids(new_ids) end
 note_expiring(soon)
+if failure then return redis.error_reply(failure) end
 return { written, stale, expired, refused_readings, refused_tombstones }

@@ -1,16 +1,13 @@
-"""Calls to Redis: the scripts beside this file, and the time that a call may take."""
+"""The scripts beside this file, as Redis runs them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import redis.asyncio as redis
-from redis.exceptions import NoScriptError, RedisError
-
-from stream_cache.errors import StoreUnavailable
+from redis.exceptions import NoScriptError
 
 
 class Script:
@@ -36,21 +33,3 @@ class Script:
                 raise errors[0]
             self._digest = None  # Redis was restarted, or somebody said SCRIPT FLUSH
         raise AssertionError  # pragma: no cover - the second round returns or raises
-
-
-async def within(timeout_s: float, call: Awaitable[Any]) -> Any:
-    """Await a call to Redis for so long. Raises: StoreUnavailable for whatever redis-py or the clock says.
-
-    The call runs in a task of its own that the clock doesn't wait for: redis-py sends by `asyncio.wait_for`, which on
-    Python 3.11 may swallow a cancellation (python/cpython#86296), and with it a time limit set around it.
-    """
-    task = asyncio.ensure_future(call)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if done:
-            return task.result()
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
-    finally:
-        task.cancel()
-    raise StoreUnavailable(f"Redis: no answer within {timeout_s:g} s")

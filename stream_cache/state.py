@@ -55,7 +55,9 @@ class StateGuard(mode.Service):
                     self._has_decided.set()
                 else:
                     pause_s = _LOOK_AGAIN_S
-            except (StoreUnavailable, KafkaError) as error:
+            except StoreUnavailable:
+                pass  # the store says it
+            except KafkaError as error:
                 self.log.warning("whether Redis has lost its state can't be told yet: %s", error)
             await self.sleep(pause_s)
 

@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError, ResponseError
 
-from stream_cache.errors import BadRecord, StoreUnavailable
+from stream_cache.errors import AnswerTooLarge, BadRecord, StoreUnavailable
 from stream_cache.hashes import Device, to_device, to_texts
 from stream_cache.models import PutResult, Reading, format_time
-from stream_cache.scripts import Script, within
+from stream_cache.redis_connection import RedisConnection
+from stream_cache.scripts import Script
 from stream_cache.settings import Settings
 
 _DEVICES, _PRUNE_LEASE, _WALKED = "devices", "stream_cache:prune_lease", "stream_cache:walked"
@@ -36,6 +35,8 @@ _LARGEST_DEADLINE_MS = 2**53 - 1  # what a number in Lua holds exactly
 _LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
 #: How long a lookup waits at most for a round trip on its way, to share the next one with those that come meanwhile.
 _SHARING_S = 0.002
+#: Beyond that, an answer would hold up Redis and this process.
+_ANSWER_MAX_BYTES = 16 * 2**20
 
 #: Readings and tombstones of one script call.
 _Page = tuple[Sequence[Reading], Sequence[Reading]]
@@ -53,49 +54,27 @@ class Store:
     """The latest metadata of every device, in Redis.
 
     Args:
-        writer: for flushes and pruning; reader: for lookups. Separate pools, so that neither waits for the other.
         ttl_s: how long a device is kept after its last record's Kafka timestamp; 0 is for ever.
         timeout_s: after which a pipeline of writes, its few tries together, counts as failed.
     """
 
-    def __init__(
-        self, writer: redis.Redis, reader: redis.Redis, *, ttl_s: int, timeout_s: float, durability: str = "none"
-    ) -> None:
-        self._writer, self._reader, self._ttl_ms, self._timeout_s = writer, reader, ttl_s * 1000, timeout_s
+    def __init__(self, redis: RedisConnection, *, ttl_s: int, timeout_s: float, durability: str = "none") -> None:
+        self._redis, self._ttl_ms, self._timeout_s = redis, ttl_s * 1000, timeout_s
         self._durability = durability
         self._asked: list[tuple[str, asyncio.Future[Device | None]]] = []
         self._lookups: set[asyncio.Task[None]] = set()
-        self._put_latest = Script("index.lua", "expiring.lua", "put_latest.lua")
-        self._get_many = Script("get_many.lua")
+        self._put_latest = Script("errors.lua", "index.lua", "expiring.lua", "put_latest.lua")
+        self._get_many = Script("errors.lua", "get_many.lua")
         self._list_devices = Script("index.lua", "list_devices.lua")
         self._prune = Script("index.lua", "expiring.lua", "prune.lua")
         self._prune_expired = Script("index.lua", "expiring.lua", "prune_expired.lua")
+        self._heal = Script("errors.lua", "index.lua", "heal.lua")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Store:
         """Make one that connects when it is first used."""
-
-        def client(max_connections: int) -> redis.Redis:
-            return redis.Redis.from_pool(
-                redis.BlockingConnectionPool(
-                    host=settings.redis_host,
-                    port=settings.redis_port,
-                    db=settings.redis_db,
-                    password=settings.redis_password or None,
-                    max_connections=max_connections,
-                    timeout=settings.redis_timeout_s,
-                    socket_timeout=settings.redis_timeout_s,
-                    socket_connect_timeout=settings.redis_timeout_s,
-                    # Every command here may be repeated. Longer outages are the flush's to ride out.
-                    retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2),
-                    health_check_interval=15,
-                    client_name="stream_cache",
-                )
-            )
-
         return cls(
-            client(max_connections=4),
-            client(max_connections=32),
+            RedisConnection(settings),
             ttl_s=settings.redis_metadata_ttl_s,
             timeout_s=4 * settings.redis_timeout_s,
             durability=settings.redis_durability,
@@ -103,8 +82,7 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._writer.aclose()
-        await self._reader.aclose()
+        await self._redis.close()
 
     async def put_latest(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> PutResult:
         """Write each reading, or forget its device, unless Redis already holds something newer of that device.
@@ -122,7 +100,7 @@ class Store:
                 puts = [group.create_task(self._put(some, room)) for some in slices]
         except* StoreUnavailable as errors:
             raise StoreUnavailable(str(errors.exceptions[0])) from errors
-        await within(self._timeout_s, self._wait_until_durable())
+        await self._redis.call(self._timeout_s, self._wait_until_durable(), is_flush=True)
         results = [put.result() for put in puts]
         return PutResult(
             sum(result.written_count for result in results),
@@ -135,7 +113,8 @@ class Store:
         async with room:
             # Packed only now: while Redis is busy with one pipeline, the next one is made ready.
             blobs = [self._pack(*page) for page in pages]
-            replies = await within(self._timeout_s, self._put_latest.call(self._writer, blobs))
+            call = self._put_latest.call(self._redis.writer, blobs)
+            replies = await self._redis.call(self._timeout_s, call, is_flush=True)
         written = stale = expired = 0
         refused: list[tuple[Reading, BadRecord]] = []
         for (readings, tombstones), reply in zip(pages, replies, strict=True):
@@ -166,30 +145,41 @@ class Store:
         self._start_lookup()
 
     async def _answer(self, asked: Sequence[tuple[str, asyncio.Future[Device | None]]]) -> None:
-        found: Sequence[Device | Exception | None]
+        found: dict[str, Device | None] = {}
+        failure: Exception | None = None
         try:
-            found = await self.get_many([device_id for device_id, _ in asked])
+            wanted = list(dict.fromkeys(device_id for device_id, _ in asked))
+            while len(found) < len(wanted):  # again where the answer was cut: they are answers of their own
+                found |= await self._look_up(wanted[len(found) :])
         except Exception as error:  # noqa: BLE001 - it is raised again, in each of the lookups that wait
-            found = [error] * len(asked)
-        for (_, answer), device in zip(asked, found, strict=True):
+            failure = error
+        for device_id, answer in asked:
             if answer.done():  # whoever asked has hung up
                 continue
-            if isinstance(device, Exception):
-                answer.set_exception(device)
+            if failure and device_id not in found:
+                answer.set_exception(failure)
             else:
-                answer.set_result(device)
+                answer.set_result(found[device_id])
 
     async def get_many(self, device_ids: Sequence[str]) -> list[Device | None]:
-        """Look devices up, all in one round trip; None for each that isn't there.
+        """Look devices up, each once and all in one round trip; None for each that isn't there.
 
-        Raises: StoreUnavailable within 2.5 s.
+        Raises: StoreUnavailable within 2.5 s; AnswerTooLarge for more than 16 MiB of metadata.
         """
-        call = self._get_many.call(self._reader, [msgspec.msgpack.encode(device_ids)])
-        (reply,) = await within(_LOOKUP_TIMEOUT_S, call)
-        return [
-            to_device(device_id, fields) if fields else None
-            for device_id, fields in zip(device_ids, reply, strict=True)
-        ]
+        wanted = list(dict.fromkeys(device_ids))
+        found = await self._look_up(wanted)
+        if len(found) < len(wanted):
+            raise AnswerTooLarge(_ANSWER_MAX_BYTES)
+        return [found[device_id] for device_id in device_ids]
+
+    async def _look_up(self, device_ids: Sequence[str]) -> dict[str, Device | None]:
+        """Return what there is of each: of the first ones only, at least one, where it would be beyond 16 MiB."""
+        call = self._get_many.call(self._redis.reader, [(msgspec.msgpack.encode(device_ids), _ANSWER_MAX_BYTES)])
+        (reply,) = await self._redis.call(_LOOKUP_TIMEOUT_S, call)
+        return {
+            device_id: to_device(device_id, fields) if fields else None
+            for device_id, fields in zip(device_ids, reply, strict=False)
+        }
 
     async def list_devices(self, limit: int, cursor: str | None) -> Page:
         """Return one page of ids. An id that stays is seen exactly once over all pages.
@@ -197,8 +187,8 @@ class Store:
         Raises: ValueError for a cursor that is none of ours; StoreUnavailable within 2.5 s.
         """
         after = b"" if cursor is None else _decode_cursor(cursor)
-        call = self._list_devices.call(self._reader, [(after, limit + 1)])
-        ((ids, count),) = await within(_LOOKUP_TIMEOUT_S, call)
+        call = self._list_devices.call(self._redis.reader, [(after, limit + 1)])
+        ((ids, count),) = await self._redis.call(_LOOKUP_TIMEOUT_S, call)
         has_more = len(ids) > limit
         next_cursor = base64.urlsafe_b64encode(ids[limit - 1]).decode() if has_more else None
         return Page([device_id.decode() for device_id in ids[:limit]], count, next_cursor)
@@ -208,52 +198,79 @@ class Store:
 
         Returns: how many, and how many of the noted ones were looked at: `count` when there may be more.
         """
-        ((removed, looked_at),) = await within(self._timeout_s, self._prune_expired.call(self._writer, [(count,)]))
+        ((removed, looked_at),) = await self._call(self._prune_expired.call(self._redis.writer, [(count,)]))
         return removed, looked_at
 
     async def prune(self, after: bytes, count: int) -> tuple[int, bytes]:
         """Take ids without a hash out of one page of the index: the one after this id, the first one after none.
 
-        Of the others, those that expire within ten minutes are noted for `prune_expired`.
+        The others come into `devices` where it lacks them; those that expire within ten minutes are noted for
+        `prune_expired`.
 
-        Returns: how many, and the last id of the page; empty at the end of the index.
+        Returns: how many were taken out, and the last id of the page; empty at the end of the index.
         """
-        ((removed, last),) = await within(self._timeout_s, self._prune.call(self._writer, [(after, count)]))
+        ((removed, last),) = await self._call(self._prune.call(self._redis.writer, [(after, count)]))
         return removed, last
+
+    async def heal(self, cursor: bytes, count: int) -> tuple[int, bytes]:
+        """Take ids without a hash out of one page of `devices`; the others come into the index where it lacks them.
+
+        Returns: how many were taken out, and the next page's cursor; empty, as the first one's, at the end.
+        """
+        ((removed, cursor),) = await self._call(self._heal.call(self._redis.writer, [(cursor, count)]))
+        return removed, cursor
 
     async def take_prune_lease(self, owner: str, seconds: float) -> bool:
         """Become the one worker that prunes, for a while. Returns: whether nobody else is."""
-        lease = self._writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000))
-        return bool(await within(self._timeout_s, lease))
+        return bool(await self._call(self._redis.writer.set(_PRUNE_LEASE, owner, nx=True, px=int(seconds * 1000))))
 
     async def keep_prune_lease(self, seconds: float) -> None:
         """Let the lease that is held end later: so long from now."""
-        await within(self._timeout_s, self._writer.pexpire(_PRUNE_LEASE, int(seconds * 1000)))
+        await self._call(self._redis.writer.pexpire(_PRUNE_LEASE, int(seconds * 1000)))
 
     async def note_walk(self, seconds: float) -> None:
-        """Keep for so long that the index was walked to its end."""
-        await within(self._timeout_s, self._writer.set(_WALKED, "", px=int(seconds * 1000)))
+        """Note that all pages were pruned, for so long."""
+        await self._call(self._redis.writer.set(_WALKED, "", px=int(seconds * 1000)))
 
     async def has_walked(self) -> bool:
-        """Tell whether what `note_walk` said still holds."""
-        return bool(await within(self._timeout_s, self._writer.exists(_WALKED)))
+        """Tell whether a walk was noted, and its time is not over."""
+        return bool(await self._call(self._redis.writer.exists(_WALKED)))
 
     async def count_devices(self) -> int:
         """Return how many devices are held."""
-        return int(await within(self._timeout_s, self._writer.scard(_DEVICES)))
+        return int(await self._call(self._redis.writer.scard(_DEVICES)))
 
     async def get_state(self) -> str | None:
-        """Return what `set_state` said last, None when Redis has lost it."""
-        text = await within(self._timeout_s, self._writer.get(_STATE))
+        """Return what `set_state` said last, None when Redis has lost it.
+
+        Asked by a command that only a master takes, so that a master that has moved is noticed without a flush too.
+        """
+        text = await self._call(self._redis.writer.getex(_STATE))
         return None if text is None else text.decode()
 
     async def set_state(self, state: str) -> None:
         """Keep a word on whether the state is complete, for as long as Redis keeps anything."""
-        await within(self._timeout_s, self._writer.set(_STATE, state))
+        await self._call(self._redis.writer.set(_STATE, state))
+
+    async def eviction_policy(self) -> str | None:
+        """Return what Redis does when its memory is full, None where we may not ask."""
+
+        async def ask() -> str | None:
+            try:
+                memory = await self._redis.writer.info("memory")
+            except ResponseError:
+                return None
+            return memory.get("maxmemory_policy")
+
+        policy: str | None = await self._call(ask())
+        return policy
 
     async def ping(self) -> None:
-        """Raises: StoreUnavailable when Redis doesn't answer a lookup within 2.5 s."""
-        await within(_LOOKUP_TIMEOUT_S, self._reader.ping())
+        """Ask as a lookup does, for no device. Raises: StoreUnavailable when there is no answer within 2.5 s."""
+        await self._look_up(())
+
+    def _call(self, call: Awaitable[Any]) -> Awaitable[Any]:
+        return self._redis.call(self._timeout_s, call)
 
     async def _wait_until_durable(self) -> None:
         """Wait until what was written so far is where REDIS_DURABILITY wants it.
@@ -261,29 +278,25 @@ class Store:
         WAIT looks at the last write of its own connection, so it follows one in its own pipeline: whatever was written
         before, over any connection, lies before that one in the replication stream.
 
-        Raises: StoreUnavailable when it isn't there in time. Source: Redis manual, "WAIT" and "WAITAOF" (7.2).
+        Raises: RedisError when it isn't there in time. Source: Redis manual, "WAIT" and "WAITAOF" (7.2).
         """
         if self._durability == "none":
             return
         wait_ms = int(self._timeout_s * 200)  # four fifths of a call's limit: the answer must come before that ends
-        pipeline = self._writer.pipeline(transaction=False)
+        pipeline = self._redis.writer.pipeline(transaction=False)
         pipeline.set(_BARRIER, "")
-        if self._durability == "replica":
-            pipeline.execute_command("WAIT", 1, wait_ms)
-            _, replica_count = await pipeline.execute()
-            is_durable = replica_count >= 1
-        else:
-            pipeline.execute_command("WAITAOF", 1, 0, wait_ms)
-            barrier, counts = await pipeline.execute(raise_on_error=False)
-            if isinstance(barrier, Exception):
-                raise barrier
-            if isinstance(counts, Exception):
-                needs = "REDIS_DURABILITY=aof needs Redis 7.2 or later with appendonly yes"
-                raise StoreUnavailable(f"Redis: {needs}; it says: {counts}") from counts
-            is_durable = counts[0] >= 1
+        pipeline.execute_command(*(("WAIT", 1) if self._durability == "replica" else ("WAITAOF", 1, 0)), wait_ms)
+        barrier, found = await pipeline.execute(raise_on_error=False)
+        if isinstance(barrier, Exception):
+            raise barrier
+        if isinstance(found, Exception):
+            if self._durability == "replica":
+                raise found
+            raise RedisError(f"REDIS_DURABILITY=aof needs Redis 7.2 or later with appendonly yes; it says: {found}")
+        is_durable = (found if self._durability == "replica" else found[0]) >= 1
         if not is_durable:
             where = "at a replica" if self._durability == "replica" else "in the append-only file"
-            raise StoreUnavailable(f"Redis: what was written is not yet {where} (REDIS_DURABILITY)")
+            raise RedisError(f"what was written is not yet {where} (REDIS_DURABILITY)")
 
     def _pack(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> bytes:
         return msgspec.msgpack.encode(

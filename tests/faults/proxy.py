@@ -1,4 +1,4 @@
-"""A TCP proxy that stands between a worker and Redis: cuts connections in the middle of what they say, or is slow."""
+"""A TCP proxy between a worker and Redis: cuts connections in the middle of what they say, is slow, or moves."""
 
 import asyncio
 import contextlib
@@ -47,6 +47,10 @@ class Proxy:
     def cut(self) -> None:
         """Cut every connection, each after a part of what it says next has gone through."""
         self._loop.call_soon_threadsafe(setattr, self, "_is_cutting", True)
+
+    def move_to(self, target_port: int) -> None:
+        """Forward new connections to another port; those that are open stay, and go on reaching the old one."""
+        self._loop.call_soon_threadsafe(setattr, self, "_target_port", target_port)
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

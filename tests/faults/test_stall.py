@@ -87,7 +87,7 @@ def test_waiting_for_redis_at_the_start__is_no_stall(redis_scene: Scene, own_red
     redis_scene.ledger.produce(itertools.islice(redis_scene.drafts(1), 10_000))
     own_redis.freeze()
     worker = redis_scene.add_worker(**WATCHED)
-    redis_scene.wait_logged("can't be told yet", by=[worker])
+    redis_scene.wait_logged("readings wait", by=[worker])
     assert_left_alone([worker])
     own_redis.thaw()
     redis_scene.assert_nothing_lost()

@@ -1,7 +1,6 @@
 """The flusher: when it flushes, that it never gives up or loses, and that it acks last (sections 2, 3 and 5)."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -201,20 +200,15 @@ async def test_tombstones__are_put_too() -> None:
 
 
 @pytest.mark.usefixtures("stopped_clock", "quick_retries")
-async def test_unavailable_sink__is_tried_again_with_the_same_until_it_takes_them(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.INFO):
-        async with running() as bench:
-            bench.sink.failures_left = 5
-            bench.take(1)
-            bench.take(2, is_caught_up=False)
-            await bench.until(lambda: bench.sink.failures_left == 0, "the failures")
-            await bench.until(lambda: bench.acked == [1, 2], "the acks")
+async def test_unavailable_sink__is_tried_again_with_the_same_until_it_takes_them() -> None:
+    async with running() as bench:
+        bench.sink.failures_left = 5
+        bench.take(1)
+        bench.take(2, is_caught_up=False)
+        await bench.until(lambda: bench.sink.failures_left == 0, "the failures")
+        await bench.until(lambda: bench.acked == [1, 2], "the acks")
     assert [[r.device_id for r in readings] for readings, _ in bench.sink.puts] == [["d1", "d2"]] * 6
     assert (bench.flushes_count("failed"), bench.flushes_count("ok")) == (5, 1)
-    assert "Redis: gone" in caplog.text
-    assert "succeeded at attempt 6" in caplog.text
 
 
 @pytest.mark.usefixtures("stopped_clock", "quick_retries")
