@@ -51,11 +51,17 @@ class FakeStore:
         return looked_at, looked_at
 
     async def prune(self, after: bytes, _count: int) -> tuple[int, bytes]:
+        return self._go_on("page", after)
+
+    async def heal(self, cursor: bytes, _count: int) -> tuple[int, bytes]:
+        return self._go_on("devices page", cursor)
+
+    def _go_on(self, page: str, place: bytes) -> tuple[int, bytes]:
         if self.failures_left:
             self.failures_left -= 1
             raise StoreUnavailable("Redis: gone")
-        number = int(after or 0) + 1
-        self.asked.append(f"page {number}")
+        number = int(place or 0) + 1
+        self.asked.append(f"{page} {number}")
         return 1, b"" if number == self.page_count else str(number).encode()
 
 
@@ -77,26 +83,28 @@ def has_asked(store: FakeStore, what: str, times: int = 1) -> Callable[[], bool]
 
 
 async def test_walk__goes_through_every_page_and_keeps_the_lease_meanwhile() -> None:
-    store = FakeStore()
+    store = FakeStore(page_count=2)
     async with running(pruner_of(store)):
-        await wait_until_async(has_asked(store, "walked"), 10, "the walk's end")
-    assert store.asked == ["take lease", "page 1", "keep lease", "page 2", "keep lease", "page 3", "walked"]
+        await wait_until_async(has_asked(store, "walked", times=2), 10, "the walk's end")
+    index = ["page 1", "keep lease", "page 2", "walked"]
+    assert store.asked == ["take lease", *index, "devices page 1", "keep lease", "devices page 2", "walked"]
 
 
 async def test_all_that_is_due__is_taken_out_at_once() -> None:
     store, metrics = FakeStore(page_count=1), Metrics()
     store.due_count = 3 * prune._PAGE_COUNT + 7
     async with running(pruner_of(store, metrics)):
-        await wait_until_async(has_asked(store, "walked"), 10, "the walk's end")
+        await wait_until_async(has_asked(store, "walked", times=2), 10, "the walk's end")
     assert store.due_count == 0
-    pruned = 3 * prune._PAGE_COUNT + 7 + 1
+    pruned = 3 * prune._PAGE_COUNT + 7 + 2
     assert f"stream_cache_pruned_devices_total {float(pruned)}" in metrics.as_text().decode()
 
 
-async def test_redis_that_is_away__is_waited_for() -> None:
+async def test_redis_that_is_away__is_waited_for_no_interval_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "_RETRY_S", 0.01)
     store = FakeStore()
     store.failures_left = 3
-    async with running(pruner_of(store, interval_s=0.01)):
+    async with running(pruner_of(store)):
         await wait_until_async(has_asked(store, "walked"), 10, "a walk after the failures")
 
 
@@ -108,18 +116,20 @@ async def test_interval__lies_between_two_walks() -> None:
 
 @pytest.mark.parametrize("device_count", [0, 1, 1_000, 100_000, 1_000_000, 10_000_000, 100_000_000])
 async def test_walk__ends_before_a_deadline_that_nobody_noted_can_pass(device_count: int) -> None:
-    """Deadlines within SOON_MS are noted when they are set or seen: each id must be looked at more often than that."""
+    """Deadlines within SOON_MS are noted when they are set or seen: each id must be looked at more often than that.
+
+    A walk goes through `devices`, then through the index.
+    """
     script = Path(stream_cache.__file__).with_name("expiring.lua").read_text()
     (soon_ms,) = re.findall(r"SOON_MS = (\d+)", script)
     store = FakeStore()
-    store.device_count, store.is_walked = device_count, True
-    walk_s = device_count / prune._PAGE_COUNT * await pruner_of(store)._pause_s()
+    store.device_count = device_count
+    walk_s = 2 * device_count / prune._PAGE_COUNT * await pruner_of(store)._pause_s()
     assert walk_s + 3 * LONGEST_INTERVAL_S < int(soon_ms) / 1000
 
 
 async def test_walk__keeps_its_pace_however_long_redis_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     store, now_s, took_s = FakeStore(page_count=4), 0.0, iter([0.03, 0.09, 0.0, 0.0])
-    store.is_walked = True
     pauses: list[float] = []
 
     async def page(after: bytes, count: int) -> tuple[int, bytes]:
@@ -133,21 +143,29 @@ async def test_walk__keeps_its_pace_however_long_redis_takes(monkeypatch: pytest
         pauses.append(seconds)
 
     pruner = pruner_of(store)
-    monkeypatch.setattr(store, "prune", page)
     monkeypatch.setattr(pruner, "sleep", pause)
     monkeypatch.setattr(prune, "time", SimpleNamespace(monotonic=lambda: now_s))
-    await pruner._walk()
+    await pruner._go_through(page, prune._PAUSE_S)
     assert pauses == pytest.approx([prune._PAUSE_S - 0.03, 0.0, 3 * prune._PAUSE_S - 0.14])
 
 
-async def test_walk__hurries_where_none_has_ended_lately() -> None:
+@pytest.mark.parametrize("is_walked", [False, True])
+async def test_walk__hurries_through_the_index_where_none_has_ended_lately(
+    monkeypatch: pytest.MonkeyPatch, *, is_walked: bool
+) -> None:
     """Its predecessor was killed, or Redis was away: deadlines may have passed unseen."""
-    store = FakeStore()
-    store.device_count = 1_000_000
-    late_s = await pruner_of(store)._pause_s()
-    store.is_walked = True
-    assert late_s < await pruner_of(store)._pause_s() / 10
-    assert store.device_count / prune._PAGE_COUNT * late_s < 30
+    store, paces = FakeStore(), []
+    store.device_count, store.is_walked = 1_000_000, is_walked
+    pruner = pruner_of(store)
+
+    async def note(_page: object, pause_s: float) -> None:
+        paces.append(store.device_count / prune._PAGE_COUNT * pause_s)
+
+    monkeypatch.setattr(pruner, "_go_through", note)
+    await pruner._walk()
+    index_s, devices_s = paces
+    assert (index_s < 30) == (not is_walked)
+    assert devices_s == store.device_count / prune._PAGE_COUNT * prune._PAUSE_S
 
 
 def test_interval__may_not_be_longer_than_the_pace_allows_for() -> None:
