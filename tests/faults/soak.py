@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults.proxy import Proxy
 from tests.faults.scene import SESSION_TIMEOUT_S, Scene, wait_ready_or_gone
 from tests.harness import RedisDatabase, TopicNames, Worker
 from tests.services import KafkaServer, RedisServer
+from tests.services.redis import fail_over, follow
 
+APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
 PER_SECOND, DEVICES = 9_000, 20_000
 #: The first worker is never killed, so that its memory tells of the whole time.
 STEADY, MOST_WORKERS = 1, 3
@@ -29,8 +32,9 @@ RSS_GROWTH_BYTES = 60_000_000
 class Soak:
     """One run: the scene, what may be done to it, and what has been seen."""
 
-    def __init__(self, scene: Scene, kafka: KafkaServer, redis_server: RedisServer, seed: int) -> None:
-        self._scene, self._kafka, self._redis = scene, kafka, redis_server
+    def __init__(self, scene: Scene, kafka: KafkaServer, redis_server: RedisServer, address: Proxy, seed: int) -> None:
+        self._scene, self._kafka, self._redis, self._address = scene, kafka, redis_server, address
+        self._former_redis: RedisServer | None = None
         self._random = random.Random(seed)
         self._began_s = time.monotonic()
         self._rss_first = 0
@@ -92,6 +96,23 @@ class Soak:
         self._redis.restart()
         return "Redis restarted"
 
+    def move_redis(self) -> str:
+        """Let another server take over behind the address. The old one follows it: open connections still reach it."""
+        old, new = (
+            self._redis,
+            RedisServer(self._redis.directory.with_name(f"redis-{self.fault_count}"), args=APPEND_ONLY),
+        )
+        new.start()
+        follow(old, new)
+        fail_over(old, new, RECOVERED_WITHIN_S)
+        away_s = self._seconds(0, 2)
+        time.sleep(away_s)
+        self._address.move_to(new.port)
+        if self._former_redis:
+            self._former_redis.stop()
+        self._redis, self._former_redis = new, old
+        return f"another Redis is the master, and {away_s:.1f} s later it is behind the address"
+
     def flush_scripts(self) -> str:
         with self._scene.database.connect() as client:
             client.script_flush()
@@ -120,6 +141,7 @@ class Soak:
             self.freeze_redis: 2,
             self.kill_redis: 2,
             self.restart_redis: 1,
+            self.move_redis: 2,
             self.flush_scripts: 2,
             self.freeze_kafka: 1,
             self.restart_kafka: 1,
@@ -169,6 +191,12 @@ class Soak:
         for line in (*self.wrong, *steps_back[:5], *differences.splitlines()):
             print(f"WRONG: {line}")
         return not (self.wrong or steps_back or differences or self.past_flushed_count)
+
+    def stop_redis(self) -> None:
+        """Stop the servers that came to the address later."""
+        for server in (self._redis, self._former_redis):
+            if server:
+                server.stop()
 
     @property
     def _steady(self) -> Worker:
@@ -222,17 +250,23 @@ def main() -> int:
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     directory = Path(tempfile.mkdtemp(prefix="stream-cache-soak-"))
     print(f"seed {seed}, {arguments.minutes:g} minutes, logs in {directory}", flush=True)
-    append_only = ("--appendonly", "yes", "--appendfsync", "always")
     with (
         KafkaServer(directory / "kafka") as kafka,
-        RedisServer(directory / "redis", args=append_only) as redis_server,
+        RedisServer(directory / "redis", args=APPEND_ONLY) as redis_server,
+        Proxy(redis_server.port) as address,
         Scene(
-            TopicNames.unique(kafka.bootstrap_servers), RedisDatabase.of_url(redis_server.url), directory, partitions=6
+            TopicNames.unique(kafka.bootstrap_servers),
+            address.before(RedisDatabase.of_url(redis_server.url)),
+            directory,
+            partitions=6,
         ) as scene,
     ):
-        soak = Soak(scene, kafka, redis_server, seed)
-        soak.run(arguments.minutes)
-        return 0 if soak.report() else 1
+        soak = Soak(scene, kafka, redis_server, address, seed)
+        try:
+            soak.run(arguments.minutes)
+            return 0 if soak.report() else 1
+        finally:
+            soak.stop_redis()
 
 
 if __name__ == "__main__":

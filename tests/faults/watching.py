@@ -89,6 +89,7 @@ class Sampler:
                     try:
                         with self._sampling:
                             self._sample(client)
+                        client.connection_pool.disconnect()  # the master may have moved behind its address
                     except (redis.RedisError, OSError):
                         continue  # it is being frozen, cut or restarted
         except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
