@@ -5,6 +5,7 @@ StreamCacheError
  +-- BadRecord           a record that the contract refuses; told to ``iot_errors``
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis
+ +-- AddressRefused      the worker can't listen where WEB_BIND and WEB_PORT say
  +-- ConsumerStalled     nothing was read for long, though there is something to read
 """
 
@@ -51,6 +52,10 @@ class StoreUnavailable(StreamCacheError):
 
 class UnflushedReadings(StreamCacheError):
     """The worker stops with readings that are not in Redis: uncommitted, so the next worker reads them again."""
+
+
+class AddressRefused(StreamCacheError):
+    """The system lets nobody, or not us, listen at this address and port."""
 
 
 class ConsumerStalled(StreamCacheError):

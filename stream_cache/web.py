@@ -6,6 +6,7 @@ Between aiohttp and `views.py`. Faust's own pages are closed: they show internal
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,7 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 from faust.web.drivers import aiohttp as driver
 
-from stream_cache.errors import StoreUnavailable
+from stream_cache.errors import AddressRefused, StoreUnavailable
 from stream_cache.metrics import Metrics
 from stream_cache.settings import Settings
 
@@ -79,6 +80,13 @@ class WebServer(driver.Web):
             shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
             lingering_time=_LINGERING_S,
         )
+
+    async def start_server(self) -> None:
+        """Listen. Raises: AddressRefused."""
+        try:
+            await super().start_server()
+        except OSError as error:
+            raise AddressRefused(_why_refused(error, self.app.conf.web_bind, self.app.conf.web_port)) from error
 
     @web.middleware
     async def _check(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -215,6 +223,17 @@ class _Runner(web.AppRunner):
                 return _http_error(error)
 
         return _Server(handle, request_factory=theirs.request_factory, **self._kwargs)
+
+
+def _why_refused(error: OSError, address: str, port: int) -> str:
+    match error:
+        case socket.gaierror() | OSError(errno=errno.EADDRNOTAVAIL):
+            return f"{address!r} is not an address of this machine (WEB_BIND)"
+        case OSError(errno=errno.EADDRINUSE):
+            return f"port {port} is in use (WEB_PORT)"
+        case OSError(errno=errno.EACCES | errno.EPERM):
+            return f"no permission to listen on port {port} (WEB_PORT): choose one from 1024 on"
+    return f"can't listen on {address!r} port {port} (WEB_BIND, WEB_PORT): {error}"
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
