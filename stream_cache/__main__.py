@@ -1,4 +1,4 @@
-"""The command line, `python -m stream_cache demo`. The service itself is `faust -A stream_cache.app worker`."""
+"""The command line, `python -m stream_cache`. The service itself is `faust -A stream_cache.app worker`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from stream_cache import __version__
 from stream_cache.demo import Address, DemoOptions
 
+_ABOUT = "Tools around the service. A worker of the service: faust -A stream_cache.app worker."
 _DESCRIPTION = """\
 Show the service at work: an embedded Kafka and Redis, a worker, and a simulated fleet of IoT devices, all of it on
 this machine and gone when it ends. With --kafka and --redis: only the fleet, sending to these, where a worker of yours
@@ -19,8 +21,9 @@ runs; REDIS_PASSWORD, REDIS_DB, KAFKA_VALIDATED_DATA_TOPIC and KAFKA_ERROR_TOPIC
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int | str:
     """Run what the command line asks for. Returns: the exit code, or a text that says why it failed."""
-    parser = argparse.ArgumentParser(prog="python -m stream_cache", description="Tools around the service.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(prog="python -m stream_cache", description=_ABOUT)
+    parser.add_argument("--version", action="version", version=f"stream_cache {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
     demo = commands.add_parser("demo", help="show the service at work", description=_DESCRIPTION)
     demo.add_argument(
         "--kafka", type=_address, metavar="HOST:PORT", help="a running Kafka, instead of the embedded one"
@@ -34,6 +37,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int | str:
     demo.add_argument(
         "--rate", type=_whole(100_000), default=500, metavar="N", help="readings per second (default: %(default)s)"
     )
+    if not arguments:
+        parser.print_help()
+        return 0
     options = DemoOptions(**vars(parser.parse_args(arguments)))
     if (options.kafka is None) != (options.redis is None):
         demo.error("--kafka and --redis go together: give both, or neither for the embedded ones")
