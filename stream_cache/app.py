@@ -19,6 +19,8 @@ from faust.types import StreamT
 
 from stream_cache import views
 from stream_cache.batching import Chunk, ChunkSchema, ChunkTransport
+from stream_cache.boot import BootOrder
+from stream_cache.broker_wait import BrokerWait, PatientProducer
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
@@ -39,9 +41,12 @@ from stream_cache.window import Latest, Window
 class StreamCache(faust.App):
     """The Faust app, and the parts it is made of."""
 
+    BootStrategy = BootOrder
+
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings = settings
         super().__init__(settings.kafka_consumer_group_id, **faust_options(settings, environ))
+        self.broker_wait = BrokerWait(settings.kafka_bootstrap_servers)
         self.metrics = Metrics()
         self.store = Store.from_settings(settings)
         self.dead_letters = DeadLetters(
@@ -111,8 +116,13 @@ class StreamCache(faust.App):
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)
         if not is_flushed and self.should_stop:
+            why = self.flusher.trouble or self.dead_letters.trouble or "there was too little time"
             await self.crash(
-                UnflushedReadings(f"{self.flusher.unacked_count} records are not in Redis; they are read again")
+                UnflushedReadings(
+                    f"{self.flusher.unacked_count} records could not be flushed within "
+                    f"{self.settings.shutdown_timeout_s:g} s (SHUTDOWN_TIMEOUT_S): {why}; they are not committed, and "
+                    "are read again"
+                )
             )
 
     async def _send_error_record(self, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Any:
@@ -130,6 +140,10 @@ class StreamCache(faust.App):
         self.dead_letters.close()
         await self.store.close()
         await super().on_shutdown()
+
+    def broker_address(self, node_id: object) -> str | None:
+        """Return the address that a broker advertises, None when it is not known."""
+        return cast("PatientProducer", self.producer).broker_address(node_id)
 
     def _new_transport(self) -> ChunkTransport:
         return ChunkTransport(

@@ -33,6 +33,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from faust.types.tuples import ConsumerMessage
 
+from stream_cache.broker_wait import PatientConsumerThread, PatientProducer
 from stream_cache.models import SourceRecord
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _as_record(tp: TP, record: Any) -> _Record:
     return _Record(tp.partition, record.offset, record.timestamp, record.key, record.value)
 
 
-class _ChunkConsumerThread(driver.AIOKafkaConsumerThread):
+class _ChunkConsumerThread(PatientConsumerThread):
     """Fetches and decodes in a thread of its own, and hands over one chunk per partition.
 
     Decoding there leaves the main thread's event loop to flushes and lookups, and passes the interpreter's lock to and
@@ -321,6 +322,7 @@ class ChunkTransport(driver.Transport):
     """
 
     Consumer = ChunkConsumer
+    Producer = PatientProducer
 
     def __init__(
         self,
