@@ -53,7 +53,7 @@ def test_join_amid_a_backlog(scene: Scene) -> None:
 
 def test_two_workers_with_one_static_id__share_the_work_and_say_so(scene: Scene) -> None:
     """A slip of an operator's: the broker gives the id to whoever came last. The other doesn't fight for it."""
-    (first,) = scene.start_workers(KAFKA_GROUP_INSTANCE_ID="same")
+    (first,) = scene.start_workers(KAFKA_GROUP_INSTANCE_ID="same", LOG_LEVEL="DEBUG")  # shows each rebalance
     with scene.fed():
         scene.wait_committed(30_000)
         scene.add_worker(KAFKA_GROUP_INSTANCE_ID="same")

@@ -1,6 +1,7 @@
 """SIGTERM in the middle of the work: all is flushed with Redis up, nothing unflushed is committed with Redis down."""
 
 import itertools
+import re
 import time
 
 from tests.faults.scene import Scene, metric
@@ -50,6 +51,8 @@ def test_half_full_window__redis_down__exits_1_and_commits_nothing_unflushed(
         take_away()
         scene.wait_logged("trying again", by=[worker])
         assert terminated(worker) == 1, worker.log_tail()
+        last = worker.log_tail(1)
+        assert re.search(r" exit 1: .*\b[1-9]\d* records", last), last  # how many
         bring_back()
         scene.look()
         assert scene.lag(), "it had caught up: nothing was unflushed"

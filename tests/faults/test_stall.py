@@ -50,6 +50,8 @@ def test_stalled__is_told_and_exits_1(scene: Scene, stalling: Worker, flag: Path
     wait_until(lambda: live(stalling) == 503, STALL_TIMEOUT_S + 5, "the stall to be noticed")
     assert b"stalled" in stalling.get("/health/live")[1]
     assert stalling.wait_exit(STALL_EXIT_S + 15) == 1
+    assert " exit 1: " in stalling.log_tail(1)
+    assert "records to read" in stalling.log_tail(1)
     # A fetch that waited when the stall began may have brought the first of them.
     assert f"the consumer has stalled: {scene.lag()} records to read" in stalling.log_text()
     flag.unlink()

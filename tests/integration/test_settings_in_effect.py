@@ -122,8 +122,7 @@ def test_ttl__counts_from_the_kafka_timestamp(tuned: Tuned) -> None:
 
 def test_log_level__decides_whatever_the_command_line_says(tuned: Tuned) -> None:
     """The worker runs with `-l info`, and LOG_LEVEL=WARNING."""
-    assert "] INFO" not in tuned.worker.log_text()
-    assert "INFO" not in re.sub(r"FAUST.*", "", tuned.worker.log_text())
+    assert " INFO " not in tuned.worker.log_text()
 
 
 def test_password__is_not_in_the_log(tuned: Tuned) -> None:
