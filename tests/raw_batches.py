@@ -9,11 +9,13 @@ import lz4.frame
 import zstandard
 from aiokafka.client import AIOKafkaClient
 from aiokafka.codec import snappy_encode
-from aiokafka.errors import for_code
+from aiokafka.errors import NotLeaderForPartitionError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
+
+from tests.waiting import wait_until_async
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 COMPRESS = {
@@ -62,11 +64,16 @@ async def send_batch(bootstrap: str, topic: str, batch: bytes, partition: int = 
     """Have the broker append the batch as it is, but for its offset."""
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
-    try:
-        await client.set_topics([topic])
+
+    async def is_appended() -> bool:
         leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
         response = await client.send(leader, ProduceRequest(None, -1, 60_000, [(topic, [(partition, batch)])]))
         ((_, ((_, error_code, *_),)),) = response.topics
-        assert error_code == 0, for_code(error_code)
+        assert error_code in {0, NotLeaderForPartitionError.errno}, for_code(error_code)
+        return not error_code  # a new partition's leader may not know yet that it is
+
+    try:
+        await client.set_topics([topic])
+        await wait_until_async(is_appended, 30, "a leader that knows itself")
     finally:
         await client.close()
