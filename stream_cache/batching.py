@@ -1,4 +1,4 @@
-"""Chunks of records through Faust: the only module that knows Faust's inside.
+"""Chunks of records through Faust: with `consumer_thread` and `fetching` the only modules that know its inside.
 
 Faust pays its price per event (100-200 µs); here an event is a whole chunk: the records that one fetch brought of one
 partition. The agent gets it as it is, and acks it once, after the flush.
@@ -10,7 +10,9 @@ it leaves Faust's path:
   many (faust-streaming/faust#282; #378 and #606 are its kin), after which one message per commit interval is
   committed. Chunks arrive in order, so `ChunkConsumer` needs only their queue: what may be committed ends where the
   first unacked chunk begins. Offsets that never arrive (compacted, aborted, transaction markers) lie within a chunk.
-* `wait_empty` waits without limit, on a rebalance too. Here it is the app's `drain`, which has one.
+* A refused commit counts as made. Here it is repeated.
+* `wait_empty` waits without limit, on a rebalance too, and is called twice at a stop. Here it is the app's `drain`,
+  once, which has a limit; and so has each step of the stop that waits for Kafka.
 * The fetch's time limit and `read_committed` can't be set otherwise.
 * aiokafka's heartbeats don't tell the static id (KIP-345), so a member whose id another has taken isn't told that it
   is fenced: it takes the id back, the other does too, and so on for ever. Here it goes on without the id.
