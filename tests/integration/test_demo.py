@@ -179,7 +179,7 @@ def test_demo__shows_the_service_at_work_and_leaves_nothing(tmp_path: Path) -> N
         assert 100 < int(shown["devices"]) <= 200
 
         worker_log = Path(demo.wait_for(r".*the worker's log: (.*)")[1])
-        assert "Worker ready" in worker_log.read_text()
+        assert "serves HTTP" in worker_log.read_text()
         assert len(demo.children_ids()) == 2, "a worker and a redis-server"
 
         demo.send_signal(signal.SIGINT)

@@ -66,16 +66,13 @@ def guard_of(store: FakeStore, kafka: FakeKafka) -> StateGuard:
     ],
     ids=["no redis", "redis takes no writes", "no partition"],
 )
-async def test_start__waits_for_what_is_away_and_says_so(
-    store: FakeStore, kafka: FakeKafka, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No stall: a restart would not help."""
+async def test_start__waits_for_what_is_away_and_says_so(store: FakeStore, kafka: FakeKafka, said: str) -> None:
+    """No stall: a restart would not help. The log has it from the store, or from the broker watch."""
     guard = guard_of(store, kafka)
     async with guard:
         await wait_until_async(lambda: said in guard.finding, 10, "it to be said", interval_s=0.001)
         assert guard.is_waiting
         assert not guard.has_decided
-        assert (said in caplog.text) == (said != "no partition is known"), "of Kafka, the broker watch says it"
         store.text, store.is_read_only, kafka.answer = COMPLETE, False, ALL_READ
         await asyncio.wait_for(guard.wait_until_decided(), 10)
         assert not guard.is_waiting
