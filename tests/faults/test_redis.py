@@ -141,7 +141,8 @@ def test_loading__goes_on_when_loaded(redis_scene: Scene, own_redis: RedisServer
         with busy(redis_scene):
             own_redis.stop()
             reborn.launch()
-            redis_scene.wait_logged(": LOADING ")
+            worker = redis_scene.workers[0]
+            wait_until(lambda: ": LOADING " in checks(worker)["redis"], 30, "readiness to say it")
             reborn.wait_ready()
             redis_scene.look()
     finally:
