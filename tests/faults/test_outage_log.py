@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import Scene
+from tests.faults.scene import Scene, has_joined
 from tests.harness import RedisDatabase, TopicNames, Worker, wait_until
 from tests.services import KafkaServer
 from tests.services.processes import free_port
@@ -52,7 +52,8 @@ def test_advertised_listener_is_unreachable(redis_db: RedisDatabase, tmp_path: P
 
 def test_error_topic_is_missing(kafka_scene: Scene) -> None:
     scene = kafka_scene
-    (worker,) = scene.start_workers(KAFKA_ERROR_TOPIC="iot_errorz")
+    worker = scene.add_worker(KAFKA_ERROR_TOPIC="iot_errorz")
+    wait_until(lambda: has_joined(worker), 60, "it to join")
     bad = (draft._replace(value=b"{") for draft in scene.drafts(1, per_second=10))
     with scene.fed_with(bad, 10):
         wait_until(lambda: "iot_errorz" in worker.log_text(), 60, "a line")

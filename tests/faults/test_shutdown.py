@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import Scene, checks, metric
+from tests.faults.scene import Scene, has_joined, metric
 from tests.harness import Record, RedisDatabase, TopicNames, Worker, produce, wait_until
 from tests.services import KafkaServer, free_port
 
@@ -63,10 +63,3 @@ def test_redis_unusable_from_the_start__with_nothing_taken_exits_0(
         worker = scene.add_worker()
         wait_until(lambda: has_joined(worker), 60, "the worker to join")
         assert terminated(worker) == 0, worker.log_tail()
-
-
-def has_joined(worker: Worker) -> bool:
-    try:
-        return checks(worker)["kafka"] == "ok"
-    except OSError:
-        return False

@@ -629,7 +629,7 @@ def test_path__that_spells_no_device_leads_to_none(api: Api, text: str) -> None:
 
 def test_id__forges_no_line_of_the_log(api: Api, scene: Scene) -> None:
     """Even where the answer is an error: of that device Redis holds what is no hash."""
-    forged = "[2001-01-01 00:00:00,000] [1] [^forged]: all is well"
+    forged = "2001-01-01 00:00:00,000 INFO     all is well"
     device_id = f"d\r\n{forged}\n\x1b[2K\x1b[31m\u2028{forged}"
     with RedisDatabase.of_url(scene.redis.url, 0).connect() as client:
         client.set(f"device:{device_id}:metadata", "no hash")
