@@ -50,7 +50,7 @@ def test_half_full_window__redis_down__exits_1_and_commits_nothing_unflushed(
         (worker,) = scene.start_workers(**LONG_WINDOW)
         wait_taking(worker)
         take_away()
-        scene.wait_logged("trying again", by=[worker])
+        scene.wait_logged("readings wait", by=[worker])
         assert terminated(worker) == 1, worker.log_tail()
         last = worker.log_tail(1)
         assert re.search(r" exit 1: .*\b[1-9]\d* records", last), last  # how many

@@ -203,6 +203,7 @@ def test_wrong_host__is_named(monkeypatch: pytest.MonkeyPatch, redis_url: str, n
 
     environ = {"REDIS_HOST": "nosuch", "REDIS_PORT": "6379"}
     bench = Bench(RedisDatabase.of_url(redis_url), empty=False, environ=environ)
+    bench.runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)  # uvloop would ask this machine's resolver
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     for name in ALL_CALLS:
         assert words_of(bench, name) == f"Redis at nosuch:6379 (REDIS_HOST, REDIS_PORT): {words}"

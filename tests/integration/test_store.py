@@ -8,8 +8,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -194,6 +195,18 @@ def test_json_value__comes_back_as_it_is(bench: Bench, value: Any) -> None:
     assert json.dumps([found[name] for name in oracle.KEPT_OF_METADATA]) == json.dumps([value] * 4)
 
 
+@pytest.mark.parametrize("text", ["1.10", "1E400", "0.12345678901234567890123", '["m","s"]', '{"a": 1.10 }'])
+def test_json_text__is_kept_and_read_as_it_came(bench: Bench, text: str) -> None:
+    """Digits and white space included."""
+    bench.put(
+        [record_of("d", offset=1, metadata=", ".join(f'"{n}": {text}' for n in oracle.KEPT_OF_METADATA).join("{}"))]
+    )
+    assert bench.client.hmget("device:d:metadata", oracle.KEPT_OF_METADATA) == [text.encode()] * 4
+    found = bench.run(bench.store.get("d"))
+    assert found is not None
+    assert [bytes(cast("msgspec.Raw", value)) for value in found.fields.values()] == [text.encode()] * 4
+
+
 @pytest.mark.parametrize(
     "text",
     ['"\\ud800"', '["m", "\\udfff"]', '{"a": "\\ud800x"}', '["\\ud800", 1e999]', '{"\\ud800": [1e999, null]}'],
@@ -281,6 +294,11 @@ def test_ttl__counts_from_the_winners_kafka_timestamp(bench: Bench) -> None:
     assert bench.deadline_ms("device:d:metadata") == pytest.approx(early + TTL_S * 1000, abs=50)
     bench.put([record_of("d", offset=3, timestamp_ms=late)])
     assert bench.deadline_ms("device:d:metadata") == pytest.approx(late + TTL_S * 1000, abs=50)
+
+
+def test_ttl__of_a_record_without_a_kafka_timestamp_counts_from_its_event_time(bench: Bench) -> None:
+    bench.put([record_of("d", offset=1, timestamp_ms=-1, event_time=oracle.time_text(BASE_MS * 1000))])
+    assert bench.deadline_ms("device:d:metadata") == pytest.approx(BASE_MS + TTL_S * 1000, abs=50)
 
 
 def test_ttl__0_is_for_ever_and_a_change_of_it_takes_effect(bench: Bench) -> None:
