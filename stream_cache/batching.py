@@ -47,7 +47,7 @@ class ChunkConsumer(driver.Consumer):
         self.decode = transport.decode
         self.leave_within_s = transport.leave_within_s
         self._delivered: defaultdict[TP, deque[Message]] = defaultdict(deque)
-        #: Up to where everything delivered is acked.
+        #: Up to where everything delivered is acked, where that is not committed yet.
         self._acked_up_to: dict[TP, int] = {}
         super().__init__(transport, *args, **kwargs)
         self._deliver_to_stream = self.callback
@@ -128,11 +128,14 @@ class ChunkConsumer(driver.Consumer):
         return self._acked_up_to.get(tp)
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002 - Faust's signature
-        """Commit; what was refused counts as not committed, where Faust notes it all the same."""
+        """Commit; what was refused is committed the next time, where Faust notes it as done."""
         before = {tp: self._committed_offset.get(tp) for tp in offsets}
         has_committed = await super()._commit_offsets(offsets, start_new_transaction)
         if not has_committed:
             self._committed_offset.update(before)
+        for tp, offset in offsets.items():
+            if has_committed and self._acked_up_to.get(tp) == offset:
+                del self._acked_up_to[tp]
         return has_committed
 
     async def wait_empty(self) -> None:

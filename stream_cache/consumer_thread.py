@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stream_cache.batching import ChunkConsumer
 
 _log = logging.getLogger(__name__)
-_ASK_AGAIN_S = 1.0
+_ASK_AGAIN_S, _COMMIT_WITHIN_S = 1.0, 5.0
 
 
 class ConsumerThread(PatientConsumerThread):
@@ -55,7 +55,7 @@ class ConsumerThread(PatientConsumerThread):
         """Begin with nothing handed over."""
         super().__post_init__()
         self._handed_over = {}
-        self._commit_permission = WaitingLog(_log)
+        self._commits = WaitingLog(_log)
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -145,7 +145,8 @@ class ConsumerThread(PatientConsumerThread):
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit the offsets of partitions that are still ours.
 
-        Returns: False where that was refused, because the group has rebalanced or has lost a permission. For Faust, any
+        Returns: False where that was refused, because the group has rebalanced, has lost a permission, or the broker
+            doesn't take it: aiokafka would try for ever to commit what was read of a topic that is gone. For Faust, any
             refusal but the first is a crash.
         """
         held = self.assignment()
@@ -153,13 +154,14 @@ class ConsumerThread(PatientConsumerThread):
         self.tp_last_committed_at.update(dict.fromkeys(ours, time.monotonic()))
         try:
             if ours:
-                await self._ensure_consumer().commit(ours)
+                async with asyncio.timeout(_COMMIT_WITHIN_S):
+                    await self._ensure_consumer().commit(ours)
         except CommitFailedError:
             return False
-        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
-            self._commit_permission.wait(f"a commit was refused, and is tried again: {error!r}")
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError, TimeoutError) as error:
+            self._commits.wait(f"a commit was refused, and is tried again: {error!r}")
             return False
-        self._commit_permission.end("commits are accepted again")
+        self._commits.end("commits are accepted again")
         return bool(ours)
 
     def take_group_error(self) -> KafkaError | None:

@@ -57,6 +57,7 @@ class Broker:
         #: The group has rebalanced, and takes no commit of this member any more.
         self.has_rebalanced = False
         self.refusal: KafkaError | None = None
+        self.commit_count = 0
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -88,6 +89,7 @@ class OfflineClient:
             raise CommitFailedError("Commit cannot be completed since the group has already rebalanced")
         if self._broker.refusal is not None:
             raise self._broker.refusal
+        self._broker.commit_count += 1
         self._broker.committed.update({TP(*tp): offset for tp, offset in offsets.items()})
 
     async def fetch_committed_offsets(self, tps: Iterable[TP]) -> dict[TP, OffsetAndMetadata]:
@@ -677,6 +679,35 @@ async def test_commit__that_is_refused_for_a_permission_is_repeated_until_it_suc
     broker.refusal = None
     assert await consumer.commit()
     assert broker.committed == {tp: 1}
+
+
+async def test_commit__is_made_once() -> None:
+    """At a revoke Faust has forgotten what is committed. A deleted topic takes no commit: aiokafka tries for ever."""
+    broker, tp = Broker(), PARTITIONS[0]
+    consumer, client = offline_consumer(create_app({}), broker)
+    consumer.drain = do_nothing
+    client.assign({tp})
+    message = consumer._to_message(tp, Chunk(None, 1, 1, is_caught_up=True))
+    await consumer.callback(message)
+    consumer.ack(message)
+    assert await consumer.commit()
+    await consumer.on_partitions_revoked({tp})
+    assert broker.commit_count == 1
+
+
+async def test_commit__that_the_broker_does_not_take_does_not_hold_up_a_rebalance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream_cache.consumer_thread._COMMIT_WITHIN_S", 0.01)
+    broker, tp = Broker(), PARTITIONS[0]
+    consumer, client = offline_consumer(create_app({}), broker)
+    consumer.drain = do_nothing
+    client.assign({tp})
+    message = consumer._to_message(tp, Chunk(None, 1, 1, is_caught_up=True))
+    await consumer.callback(message)
+    consumer.ack(message)
+    broker.answers.clear()
+    await asyncio.wait_for(consumer.on_partitions_revoked({tp}), 10)
 
 
 async def test_commit__of_partitions_that_are_gone_by_then_is_no_fault() -> None:
