@@ -145,13 +145,15 @@ class SourceRecord(Protocol):
 class Reading(msgspec.Struct, gc=False):
     """A decoded record that says something of a device.
 
-    `metadata` is None for a tombstone, which forgets the device. `event_time` is naive and means UTC.
+    `metadata` is None for a tombstone, which forgets the device. `event_time` is naive and means UTC. `seen_ms` is the
+    largest Kafka timestamp of the readings that it was merged with; 0 where it was not.
     """
 
     device_id: str
     event_time: datetime
     metadata: Metadata | None
     record: SourceRecord
+    seen_ms: int = 0
 
     def is_newer_than(self, other: Reading) -> bool:
         """The order of the contract, section 2: by event time, then Kafka offset, then partition."""

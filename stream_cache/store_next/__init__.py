@@ -1,0 +1,1 @@
+"""The store: what is kept in Redis, and how (the contract, section 2)."""
