@@ -139,7 +139,7 @@ class Bench:
 
     def set_by_hand(self, device_id: str, fields: Mapping[str, str | bytes]) -> None:
         key = f"device:{device_id}:metadata"
-        self.at(key).hset(key, mapping=dict(fields))
+        self.at(key).hset(key, mapping={**fields})
 
     def deadline_ms(self, device_id: str) -> int | None:
         key = f"device:{device_id}:metadata"
@@ -167,8 +167,9 @@ class Bench:
         hashes: dict[bytes, Any] = {}
         deadlines: dict[bytes, Any] = {}
         for client in self.masters:
-            for found, some in zip((hashes, deadlines), oracle._read_hashes(client), strict=True):
-                found.update(some)
+            some, their_deadlines = oracle._read_hashes(client)
+            hashes.update(some)
+            deadlines.update(their_deadlines)
         members: Any = self.at("devices").smembers("devices")
         differences = [
             *oracle._hash_differences(state, hashes),

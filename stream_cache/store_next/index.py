@@ -83,26 +83,18 @@ class Index:
                     late[device_id] = held_ms[number]
         if not (living or raised or gone or changed):
             return
-        await self._connection.write([self._index_call(living, raised, late, gone, changed)], timeout_s=self._timeout_s)
+        lists = [part for some in (living, raised, late) for part in (list(some), list(some.values()))]
+        await self._index_lists([*lists, gone, changed])
         recent.add(living)
         recent.discard(gone)
 
-    def _index_call(
-        self,
-        living: Mapping[Any, int],
-        raised: Mapping[str, int],
-        late: Mapping[str, int],
-        gone: Sequence[str] = (),
-        changed: Sequence[str] = (),
-    ) -> Call:
-        lists = [part for some in (living, raised, late) for part in (list(some), list(some.values()))]
-        blob = msgspec.msgpack.encode([*lists, gone, changed])
-        return scripts.INDEX.call(keys.INDEX, blob, self._changes_keep_ms)
-
     async def add(self, seen_ms_by_id: Mapping[bytes, int]) -> None:
         """Put devices into the index that are not in it. Raises: StoreUnavailable within the time."""
-        living = {scripts.as_text(device_id): seen_ms for device_id, seen_ms in seen_ms_by_id.items()}
-        call = self._index_call(living, {}, {})
+        ids = [scripts.as_text(device_id) for device_id in seen_ms_by_id]
+        await self._index_lists([ids, list(seen_ms_by_id.values()), *([],) * 6])
+
+    async def _index_lists(self, lists: Sequence[Sequence[Any]]) -> None:
+        call = scripts.INDEX.call(keys.INDEX, msgspec.msgpack.encode(lists), self._changes_keep_ms)
         await self._connection.write([call], timeout_s=self._timeout_s)
 
     async def remove(self, scores_by_id: Mapping[bytes, bytes]) -> int:
@@ -179,9 +171,9 @@ def encode_cursor(device_id: bytes) -> str:
 def decode_cursor(cursor: str) -> bytes:
     """Return the id that a cursor was made of. Raises: ValueError."""
     try:
-        device_id = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+        device_id = base64.urlsafe_b64decode(cursor.encode("ascii"))
     except (binascii.Error, UnicodeError) as error:
         raise ValueError(str(error)) from None
-    if not device_id:
-        raise ValueError("empty")
+    if not device_id or encode_cursor(device_id) != cursor:
+        raise ValueError(repr(cursor))
     return device_id

@@ -72,9 +72,9 @@ class TlsRedisKind:
         self.certificates = Certificates(directory)
         self.server = _TlsServer(directory, self.certificates)
         self.server.start()
-        self._admin = self.server.connect()
-        self._admin.execute_command("ACL", "SETUSER", "cache", "reset", "on", ">pass@word/1", *rules)
-        self._admin.execute_command("ACL", "SETUSER", "default", "on", ">admin")
+        with self.server.connect() as admin:
+            execute(admin, "ACL", "SETUSER", "cache", "reset", "on", ">pass@word/1", *rules)
+            execute(admin, "ACL", "SETUSER", "default", "on", ">admin")
 
     def env(self) -> Mapping[str, str]:
         return {
@@ -102,12 +102,12 @@ class Certificates:
         ca_key, request, names = (directory / name for name in ("ca.key", "own.csr", "names.txt"))
         names.write_text("subjectAltName=IP:127.0.0.1")
         openssl = ensure(OPENSSL)
+        signed = ("-out", self.certificate, "-days", "9", "-extfile", names)
         new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         for arguments in (
             ("req", "-x509", *new_key, "-keyout", ca_key, "-out", self.ca, "-subj", "/CN=test authority", "-days", "9"),
             ("req", *new_key, "-keyout", self.key, "-out", request, "-subj", "/CN=redis"),
-            ("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial")
-            + ("-out", self.certificate, "-days", "9", "-extfile", names),
+            ("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", *signed),
         ):
             subprocess.run([openssl, *map(str, arguments)], check=True, capture_output=True)
 
@@ -162,7 +162,7 @@ class SentinelServer(Server):
 
     def what_lacks(self) -> str:
         try:
-            state: Any = self.connect().execute_command("SENTINEL", "MASTER", "main")
+            state = _ask(self.connect(), "SENTINEL", "MASTER", "main")
         except redis.RedisError as error:
             return str(error)
         info = dict(zip(state[::2], state[1::2], strict=True)) if isinstance(state, list) else state
@@ -195,7 +195,7 @@ class SentinelKind:
         answers: list[int] = []
         for sentinel in self.sentinels:
             with suppress(redis.RedisError):
-                found: Any = sentinel.connect().execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
+                found = _ask(sentinel.connect(), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
                 answers.append(int(found[1]))
         port = max(set(answers), key=answers.count)
         return next(server for server in self.servers if server.port == port)
@@ -320,4 +320,9 @@ def node_id(server: RedisServer) -> str:
 
 def _ask(client: redis.Redis, *words: Any) -> Any:
     with client:
-        return client.execute_command(*words)
+        return execute(client, *words)
+
+
+def execute(client: redis.Redis, *words: Any) -> Any:
+    """Run a command for which redis-py has no typed method."""
+    return client.execute_command(*words)  # type: ignore[no-untyped-call]
