@@ -137,7 +137,7 @@ class Bench:
             key = f"device:{device_id}:metadata"
             self.at(key).delete(key)
 
-    def set_by_hand(self, device_id: str, fields: Mapping[str, str | bytes]) -> None:
+    def set_by_hand(self, device_id: str, fields: Mapping[Any, Any]) -> None:
         key = f"device:{device_id}:metadata"
         self.at(key).hset(key, mapping={**fields})
 

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.services.machine import OPENSSL, REDIS, ensure
+from tests.services.machine import CLONE, OPENSSL, REDIS, ensure
 from tests.services.processes import Server, free_port
 from tests.services.redis import RedisServer
 from tests.waiting import wait_until
@@ -93,6 +93,12 @@ class TlsRedisKind:
         self.server.stop()
 
 
+def acl_rules_of_the_manual(*more: str) -> Sequence[str]:
+    """Return the rules that docs/redis.md calls enough."""
+    text = (CLONE / "docs" / "redis.md").read_text()
+    return (*text.split("```acl\n")[1].split("```")[0].split(), *more)
+
+
 class Certificates:
     """An authority of its own, and a certificate of 127.0.0.1 for servers and clients."""
 
@@ -132,7 +138,11 @@ class _TlsServer(RedisServer):
 
     def connect(self, **options: Any) -> redis.Redis:
         files = self._certificates
-        tls = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key), "ssl_ca_certs": str(files.ca)}
+        tls: dict[str, Any] = {
+            "ssl_certfile": str(files.certificate),
+            "ssl_keyfile": str(files.key),
+            "ssl_ca_certs": str(files.ca),
+        }
         return connect(self.port, ssl=True, **tls, **options)
 
 
