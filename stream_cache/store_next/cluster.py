@@ -126,9 +126,6 @@ class RedisCluster:
     def tags(self) -> Sequence[str]:
         return _state_tags()
 
-    def tag_on(self, node: Node) -> str:
-        return _tag_in({slot for slot, holder in enumerate(self._node_of_slot) if holder is node})
-
     def describe(self, node: Node | None) -> str:
         where = ", ".join(map(str, self._target.addresses)) if node is None else str(node.address)
         return f"Redis Cluster at {where} (REDIS_URL)"

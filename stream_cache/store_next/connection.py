@@ -164,9 +164,10 @@ class _Run:
     async def _pipeline(self, node: Node, numbers: Sequence[int], *, is_asking: bool) -> Sequence[_Trouble]:
         """Run some of the calls on a server. Returns: an example of each kind of trouble there was."""
         commands = [self._calls[number].command for number in numbers]
+        behind = self._durability.commands(self._calls[numbers[0]].key) if self._durability else ()
         if is_asking:  # ASKING holds for the next command, on the same connection
             commands = [word for command in commands for word in (("ASKING",), command)]
-        behind = self._durability.commands(self._topology.tag_on(node)) if self._durability else ()
+            behind = (("ASKING",), *behind) if behind else ()
         try:
             replies = await node.pipeline([*commands, *behind], self._lane)
             if self._durability:

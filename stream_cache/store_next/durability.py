@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 from stream_cache.store_next import keys
 from stream_cache.store_next.node import Command
 
+_BARRIER_S = 60  # it has done its work when the answer to WAIT has come
+
 
 class NotDurable(RedisError):
     """What was written may be lost yet; the same call again is harmless."""
@@ -27,11 +29,11 @@ class Durability:
         self._name = name
         self._wait_ms = int(timeout_s * 800)  # the answer must come before the pipeline's time is over
 
-    def commands(self, tag: str) -> Sequence[Command]:
-        """Return what a pipeline that writes ends with; `tag` puts a key on its server."""
+    def commands(self, key: str | bytes) -> Sequence[Command]:
+        """Return what a pipeline ends with that has written this key, or one of its slot."""
         if self._name == "none":
             return ()
-        barrier: Command = ("SET", keys.barrier_key(tag), "")
+        barrier: Command = ("SET", keys.barrier_key(key), "", "EX", _BARRIER_S)
         if self._name == "replica":
             return barrier, ("WAIT", 1, self._wait_ms)
         return barrier, ("WAITAOF", 1, 0, self._wait_ms)
@@ -40,7 +42,7 @@ class Durability:
         """Judge the replies to these commands. Raises: NotDurable, or what Redis refused."""
         if self._name == "none":
             return
-        barrier, counts = replies
+        barrier, counts = replies[-2:]
         if isinstance(barrier, Exception):
             raise barrier
         if isinstance(counts, Exception):

@@ -6,7 +6,10 @@ script may change it as one; `{devices}` is Redis Cluster's way to say so. (Its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+
+from redis.crc import key_slot
 
 _PREFIX = "stream_cache:"
 
@@ -47,11 +50,13 @@ def state_key(tag: str) -> str:
     return f"{_PREFIX}{{{tag}}}:state"
 
 
-def barrier_key(tag: str) -> str:
-    """Return the key that is written before a WAIT, on the server that `tag` puts it on."""
-    return f"{_PREFIX}{{{tag}}}:barrier"
-
-
-def patterns() -> Sequence[str]:
-    """Return the patterns of all keys that are read or written, as ACL rules take them."""
-    return DEVICES, "device:*", f"{_PREFIX}*"
+def barrier_key(beside: str | bytes) -> bytes:
+    """Return the key that is written before a WAIT, in the slot of this key."""
+    name = beside if isinstance(beside, bytes) else beside.encode()
+    tag = re.search(rb"\{([^}]+)\}", name)
+    if not tag and b"}" in name:  # it would end the tag too early: any other text of the slot
+        slot = key_slot(name)
+        text = next(text for text in map(b"%d".__mod__, itertools.count()) if key_slot(text) == slot)
+    else:
+        text = tag[1] if tag else name
+    return b"%b{%b}:barrier" % (_PREFIX.encode(), text)

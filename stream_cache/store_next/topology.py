@@ -45,9 +45,6 @@ class Topology(Protocol):
     def tags(self) -> Sequence[str]:
         """Return tags that put a key, each, on other servers: together on all that hold anything."""
 
-    def tag_on(self, node: Node) -> str:
-        """Return a tag that puts a key on this server."""
-
     def follow(self, error: AskError, asked: Node) -> Node:
         """Return the server that a Cluster's redirection names. Raises: UnfitServer where none was expected."""
 
@@ -80,9 +77,6 @@ class _OneServer:
 
     def tags(self) -> Sequence[str]:
         return ("devices",)
-
-    def tag_on(self, node: Node) -> str:  # noqa: ARG002 - the protocol's
-        return "devices"
 
 
 class OneRedis(_OneServer):

@@ -1,6 +1,6 @@
 """A load on the store while its Redis is in trouble, and what became of it.
 
-The oracle is the ordering rule: what a device's hash must hold is the latest event of all that was put. Every device has
+The oracle is the ordering rule: a hash must hold the latest event of all that was put of its device. Every device has
 one sequence of readings; some come late, some windows are put again, as a replay would.
 """
 
@@ -135,7 +135,7 @@ class Load:
             await asyncio.sleep(_PAUSE_S)
 
     async def lost(self) -> dict[str, tuple[int, int]]:
-        """Return of each device that holds less than was acknowledged, what it holds (0: nothing), and what it should."""
+        """Return of each device that holds less than was acknowledged what it holds, 0 for nothing, and should."""
         found = await self.store.get_many(self.names)
         held = {name: _offset_of(device) for name, device in zip(self.names, found, strict=True)}
         wrong = {name: offset for name, offset in held.items() if offset > self.report.acked.get(name, 0)}

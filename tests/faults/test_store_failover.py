@@ -14,8 +14,8 @@ from tests.services.redis_kinds import ClusterKind, RedisKind, SentinelKind, con
 from tests.waiting import wait_until_async
 
 ON_AGAIN_WITHIN_S = 10.0
-#: How long before a failover, at most, lies what Redis may have acknowledged and lost: until the sentinels, or the other
-#: masters, have agreed on a new one, a master that is cut off or deposed goes on.
+#: How long before a failover lies, at most, what Redis may have acknowledged and lost; and all the time after it, until
+#: the clients hear of the new master: one that is cut off or deposed goes on.
 LOST_BEFORE_S = 3.0
 
 
