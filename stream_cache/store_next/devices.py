@@ -14,6 +14,7 @@ from stream_cache.store_next import keys, scripts
 from stream_cache.store_next.connection import Connection
 from stream_cache.store_next.index import Index
 from stream_cache.store_next.scripts import Call
+from stream_cache.store_next.stamps import kafka_ms, stamp_of
 
 #: Devices in one pipeline. A Redis answers nobody else while it works on one, nor we while it is packed, for a few
 #: milliseconds: lookups feel it. More were no faster.
@@ -70,12 +71,8 @@ class Devices:
         return scripts.PUT.call([f"device:{event.device_id}:metadata" for event in events], blob)
 
     def _pack(self, event: Reading) -> tuple[str | int | None, ...]:
-        record, metadata = event.record, event.metadata
-        stamp = f"{record.offset}:{record.partition}:{record.timestamp}"
-        deadline_ms = self._deadline_ms(record.timestamp)
-        if metadata is None:
-            return format_time(event.event_time), stamp, deadline_ms
-        return format_time(event.event_time), stamp, deadline_ms, *to_texts(metadata)
+        written = format_time(event.event_time), stamp_of(event), self._deadline_ms(event.record.timestamp)
+        return written if event.metadata is None else (*written, *to_texts(event.metadata))
 
     def _deadline_ms(self, timestamp_ms: int) -> int:
         deadline_ms = timestamp_ms + self._ttl_ms
@@ -100,8 +97,8 @@ def _parse(replies: Sequence[bytes], step: int) -> tuple[bytes, dict[int, int]]:
         some, *stamps = reply.split(b",")
         letters.append(some)
         for stamp in stamps:
-            number, _, timestamp_ms = stamp.partition(b":")
-            held_ms[first * step + int(number) - 1] = int(timestamp_ms)
+            number, delay, event_time = stamp.decode().split(":", 2)
+            held_ms[first * step + int(number) - 1] = kafka_ms(event_time, delay)
     return b"".join(letters), held_ms
 
 

@@ -23,10 +23,12 @@ from stream_cache.store_next.scripts import Call
 #: Where `seen` is so much later than the winner, the hash is pruned by the winner's time: an id leaves the index within
 #: 60 s of its hash's expiry, of which a lease and a pause between two rounds take 15 s each.
 LATE_MS = 20_000
-_LARGEST_SCORE = 2**53  # a score is a double
 #: Pages that one answer may go through in search of ids whose hash lives.
 _PAGES_AT_MOST = 20
 LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
+#: Hashes that one script call looks at: so long does a server answer nobody else.
+_KEYS_PER_CALL = 250
+_ONE = ord("1")
 _NEW, _UPDATED, _EQUAL, _GONE, _STALE = b"nuegs"
 
 
@@ -71,14 +73,14 @@ class Index:
                 if letter == _UPDATED and device_id in recent:
                     continue
                 own_ms = event.record.timestamp
-                living[device_id] = seen_ms = _seen_ms(event)
+                living[device_id] = seen_ms = event.seen_ms or own_ms
                 if seen_ms - own_ms > LATE_MS:
                     late[device_id] = own_ms
             elif letter == _GONE:
                 gone.append(device_id)
                 changed.append(device_id)
             elif letter == _STALE:
-                raised[device_id] = seen_ms = _seen_ms(event)
+                raised[device_id] = seen_ms = event.seen_ms or event.record.timestamp
                 if seen_ms - held_ms[number] > LATE_MS:
                     late[device_id] = held_ms[number]
         if not (living or raised or gone or changed):
@@ -142,10 +144,11 @@ class Index:
 
     async def living(self, ids: Sequence[bytes]) -> set[bytes]:
         """Return those of the ids whose hash has a `last_updated`. Raises: StoreUnavailable within 2.5 s."""
-        found = await self._look(
-            [_call("HEXISTS", keys.metadata_key_of(device_id), "last_updated") for device_id in ids]
-        )
-        return {device_id for device_id, exists in zip(ids, found, strict=True) if exists == 1}
+        step = 1 if self._connection.devices_per_call == 1 else _KEYS_PER_CALL
+        hash_keys = [keys.metadata_key_of(device_id) for device_id in ids]
+        calls = [scripts.LIVING.call(hash_keys[start : start + step]) for start in range(0, len(ids), step)]
+        found = b"".join(await self._look(calls))
+        return {device_id for device_id, lives in zip(ids, found, strict=True) if lives == _ONE}
 
     async def _look(self, calls: Sequence[Call]) -> list[Any]:
         return await self._connection.run(calls, timeout_s=LOOKUP_TIMEOUT_S, lane=Lane.READ)
@@ -153,10 +156,6 @@ class Index:
 
 def _call(name: str, key: str | bytes, *arguments: str | bytes | int) -> Call:
     return Call(key, (name, key, *arguments))
-
-
-def _seen_ms(event: Reading) -> int:
-    return min(max(event.seen_ms, event.record.timestamp), _LARGEST_SCORE)
 
 
 def _texts(ids: Sequence[bytes]) -> list[str]:

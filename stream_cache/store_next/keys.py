@@ -31,7 +31,7 @@ LAYOUT_VERSION = "2"
 OF_VERSION_0_1 = f"{_PREFIX}ids"
 
 # Fields of a device's hash that are ours.
-STAMP = "_at"  # "offset:partition:Kafka timestamp in ms" of the event that won
+STAMP = "_at"  # "offset:partition:delay" of the event that won: stamps.py
 GONE = "_gone"  # event time of the tombstone that won; there is no `last_updated` then
 
 

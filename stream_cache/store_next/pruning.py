@@ -14,6 +14,7 @@ from stream_cache.store_next import keys, scripts
 from stream_cache.store_next.connection import Connection
 from stream_cache.store_next.index import Index
 from stream_cache.store_next.scripts import Call
+from stream_cache.store_next.stamps import kafka_ms
 
 PAGE_COUNT = 500
 #: What was examined and lives is not examined again, unless it was indexed so much later than its record came to Kafka.
@@ -150,17 +151,17 @@ class Pruning:
             if fields[1] is None:
                 foreign.append(device_id)
             if not is_member or score is None or seen_ms is None:
-                lacking[device_id] = self._winner_ms(fields[1])
+                lacking[device_id] = self._winner_ms(*fields)
         if foreign and self._ttl_ms:
             await self._adopt(foreign)
         if lacking:
             await self._index.add(lacking)
         return len(lacking) + (await self._index.remove(gone) if gone else 0)
 
-    def _winner_ms(self, stamp: bytes | None) -> int:
+    def _winner_ms(self, event_time: bytes, stamp: bytes | None) -> int:
         """Return the winner's Kafka timestamp; now, of a hash that has none."""
         try:
-            return int((stamp or b"").rsplit(b":", 1)[-1])
+            return kafka_ms(event_time.decode(), (stamp or b"").decode().rsplit(":", 1)[-1])
         except ValueError:
             return int(self._clock() * 1000)
 

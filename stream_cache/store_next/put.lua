@@ -6,10 +6,10 @@
 --   tombstone: { event_time, at, deadline_ms }
 --   event_time: YYYY-MM-DDTHH:MM:SS.ffffffZ. Redis sets the locale, and `<` on texts follows it: of two texts of this
 --     form, which differ in digits alone, every locale says the same
---   at: "offset:partition:Kafka timestamp in ms"; the first two decide between equal event times
+--   at: "offset:partition:delay", see stamps.py; the first two decide between equal event times
 --   deadline_ms: when it expires, 0 for never; one that has passed is not written
 --   json: names of the fields whose kind of text is not the usual one; nil for none
--- Returns: a letter for each device, and behind them ",number:ms" (from 1) for each s: the held winner's Kafka timestamp
+-- Returns: a letter for each device, and behind them, for each s, ",number (from 1):delay:event time" of the held winner
 --   n new    u updated    e the same reading is held    g the tombstone won, now or before
 --   s stale, a later reading is held    t stale, and nothing to be done    x expired    r refused: the key is no hash
 --
@@ -22,15 +22,15 @@ local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 -- Returns: 1 when the event is the later one, 0 when it is the one that is held, -1 when it is the earlier one; and the
--- Kafka timestamp of what is held
+-- delay of what is held
 local function compare(time, at, held_time, held_at)
-  local held_offset, held_partition, held_ms = string.match(held_at or '', STAMP)
+  local held_offset, held_partition, held_delay = string.match(held_at or '', STAMP)
   if not held_offset then return 1 end
-  if time ~= held_time then return time > held_time and 1 or -1, held_ms end
+  if time ~= held_time then return time > held_time and 1 or -1, held_delay end
   local offset, partition = string.match(at, STAMP)
-  if offset == held_offset and partition == held_partition then return 0, held_ms end
-  if offset ~= held_offset then return tonumber(offset) > tonumber(held_offset) and 1 or -1, held_ms end
-  return tonumber(partition) > tonumber(held_partition) and 1 or -1, held_ms
+  if offset == held_offset and partition == held_partition then return 0, held_delay end
+  if offset ~= held_offset then return tonumber(offset) > tonumber(held_offset) and 1 or -1, held_delay end
+  return tonumber(partition) > tonumber(held_partition) and 1 or -1, held_delay
 end
 
 -- Fields are set before others are deleted: in a slot that migrates, a hash that was deleted first is gone.
@@ -59,7 +59,7 @@ local function fields_of(event)
   return fields
 end
 
--- Returns: the letter; and for s the held winner's Kafka timestamp
+-- Returns: the letter; and for s the held winner's delay and event time
 local function put(key, event)
   local time, at, deadline_ms = event[1], event[2], event[3]
   if deadline_ms ~= 0 and deadline_ms <= now_ms then return 'x' end
@@ -70,16 +70,16 @@ local function put(key, event)
     redis.call('HGET', key, 'last_updated') -- raises the same
   end
   local lives = held
-  local order, held_ms = 1, nil
+  local order, held_delay = 1, nil
   if not held then
     local stamp = redis.call('HMGET', key, '_gone', '_at')
     if stamp[1] then order = compare(time, at, stamp[1], stamp[2]) end
   elseif time <= held or is_tombstone then
-    order, held_ms = compare(time, at, held, redis.call('HGET', key, '_at'))
+    order, held_delay = compare(time, at, held, redis.call('HGET', key, '_at'))
   end
   if order == 0 then return is_tombstone and 'g' or 'e' end
   if order < 0 then
-    if lives and not is_tombstone then return 's', held_ms end
+    if lives and not is_tombstone then return 's', held_delay .. ':' .. held end
     return 't'
   end
   write(key, is_tombstone and { '_gone', time, '_at', at } or fields_of(event))
@@ -95,8 +95,8 @@ end
 
 local letters, behind = {}, {}
 for i, event in ipairs(cmsgpack.unpack(ARGV[1])) do
-  local letter, held_ms = put(KEYS[i], event)
+  local letter, winner = put(KEYS[i], event)
   letters[i] = letter
-  if held_ms then behind[#behind + 1] = ',' .. i .. ':' .. held_ms end
+  if winner then behind[#behind + 1] = ',' .. i .. ':' .. winner end
 end
 return table.concat(letters) .. table.concat(behind)

@@ -47,7 +47,8 @@ def as_text(text: bytes) -> msgspec.Raw:
 
 PUT = Script("put.lua")
 GET_MANY = Script("get_many.lua")
+LIVING = Script("living.lua")
 INDEX = Script("index.lua")
 PRUNE = Script("prune.lua")
 ADOPT = Script("adopt.lua")
-ALL = (PUT, GET_MANY, INDEX, PRUNE, ADOPT)
+ALL = (PUT, GET_MANY, LIVING, INDEX, PRUNE, ADOPT)
