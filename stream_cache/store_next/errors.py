@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 
 from redis.exceptions import (
@@ -41,6 +43,8 @@ def cause_of(error: BaseException) -> str:
             return f"its TLS certificate is not trusted: {link.verify_message} (REDIS_TLS_CA_FILE)"
         if isinstance(link, ssl.SSLError):
             return f"TLS failed: {link.reason or link} (REDIS_TLS, REDIS_TLS_CERT_FILE; does it speak TLS there?)"
+        if isinstance(link, OSError) and link.errno is not None and link.errno in errno.errorcode:
+            return f"cannot connect: {os.strerror(link.errno)}"
         link = link.__cause__ or link.__context__
     return text
 

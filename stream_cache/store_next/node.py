@@ -39,6 +39,7 @@ class Node:
     def __init__(self, address: Address, options: dict[str, Any], *, timeout_s: float) -> None:
         self.address = address
         self._timeout_s = timeout_s
+        self._is_tls, self._has_answered = options["connection_class"] is SSLConnection, False
         where = {"path": address.host} if address.port is None else {"host": address.host, "port": address.port}
         kind = UnixDomainSocketConnection if address.port is None else None
         self._pools = {
@@ -75,7 +76,9 @@ class Node:
                 finally:
                     await pool.release(connection)
         except TimeoutError:
-            raise NoAnswer(f"no answer within {self._timeout_s:g} s (REDIS_TIMEOUT_S)") from None
+            hint = "; does it speak TLS there? (REDIS_TLS)" if self._is_tls and not self._has_answered else ""
+            raise NoAnswer(f"no answer within {self._timeout_s:g} s (REDIS_TIMEOUT_S){hint}") from None
+        self._has_answered = True
         return replies
 
     async def drop_connections(self) -> None:

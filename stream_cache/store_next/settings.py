@@ -15,6 +15,7 @@ from stream_cache.errors import WrongSetting
 _DEFAULT_PORT, _DEFAULT_SENTINEL_PORT = 6379, 26379
 _SCHEMES = re.compile(r"(?P<scheme>rediss?|rediss?\+sentinel|rediss?\+cluster|unix)://(?P<rest>.*)", re.DOTALL)
 _MEMBER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?")
+_HOST = re.compile(r"\[?[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}\]?|[A-Za-z0-9._-]+")
 _URL_MAY_HOLD = (
     "redis://, rediss://, redis+sentinel://H1:26379,H2:26379/MASTER/DB, redis+cluster://H1:6379,H2:6379 (or rediss), "
     "unix:///path?db=0, each with user:password@ where needed"
@@ -122,7 +123,7 @@ class RedisSettings:
         return self._target_of_url() if self.url else self._target_of_host()
 
     def _target_of_host(self) -> Target:
-        if "://" in self.host or not _MEMBER.fullmatch(self.host) or ":" in self.host.strip("[]").replace("::", ""):
+        if not _HOST.fullmatch(self.host):
             raise WrongSetting(
                 "REDIS_HOST", self.host, "a host name or an address; the port is REDIS_PORT's, a URL REDIS_URL's"
             )

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import redis
 from redis.crc import key_slot
 
+from tests.faults.proxy import Proxy
 from tests.faults.store_load import Load, Report
 from tests.services import RedisServer
 from tests.services.redis_kinds import ClusterKind, RedisKind, SentinelKind, connect, execute
@@ -143,6 +145,38 @@ def test_another_sentinel_answers__when_the_first_is_frozen(sentinels: SentinelK
             sentinels.sentinels[0].thaw()
 
     _run(sentinels, freeze, may_lose=True)
+
+
+class _Moving:
+    """A master that is reached by one address, and moves: connections that are open stay with what becomes a replica."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def env(self) -> Mapping[str, str]:
+        return {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self._proxy.port)}
+
+    def masters(self) -> Sequence[redis.Redis]:
+        return ()
+
+    def stop(self) -> None:
+        """The test stops its servers."""
+
+
+def test_master_moves_behind_its_address__is_followed_without_a_restart(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "a") as old, RedisServer(tmp_path / "b") as new, Proxy(old.port) as proxy:
+        with connect(new.port) as client:
+            client.replicaof("127.0.0.1", str(old.port))
+
+        async def move(load: Load) -> None:
+            with connect(new.port) as to, connect(old.port) as back:
+                await wait_until_async(lambda: to.info("replication")["master_link_status"] == "up", 20, "the replica")
+                proxy._target_port = new.port
+                to.replicaof("NO", "ONE")
+                back.replicaof("127.0.0.1", str(new.port))
+            await _until_written(load)
+
+        _run(_Moving(proxy), move, may_lose=True)
 
 
 # -------------------------------------------------------------------------------------------------------- Cluster

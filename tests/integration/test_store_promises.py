@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_cache.errors import StoreUnavailable
+from stream_cache.metrics import Metrics
+from stream_cache.store_next.pruner import Pruner
 from tests import oracle, readings, strategies
 from tests.services.redis_kinds import RedisKind, execute
 from tests.store_bench import BASE_MS, DAY_MS, TTL_S, Bench, record_of, tombstone_of
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_async
 
 MakeBench = Callable[..., Bench]
 
@@ -442,6 +444,29 @@ def test_device_that_was_indexed_again_meanwhile__is_not_taken_out(bench: Bench)
     assert bench.all_ids() == ["d"]
     assert bench.run(index.remove({b"d": b"%d" % BASE_MS})) == 1
     assert bench.all_ids() == []
+
+
+def test_pruner__takes_out_what_expires_and_what_somebody_deletes_and_adopts(make_bench: MakeBench) -> None:
+    bench = make_bench(3600)
+    soon_ms = int(time.time() * 1000) - 3_600_000 + 2_000
+    bench.put([record_of("stays", offset=1), record_of("deleted", offset=2)])
+    bench.put([record_of(f"soon{number}", offset=number, timestamp_ms=soon_ms) for number in range(600)])
+    bench.forget("deleted")
+    bench.set_by_hand("adopted", {"last_updated": "1795340000"})
+    bench.at("devices").sadd("devices", "adopted")
+
+    async def run_until_pruned() -> None:
+        pruners = [Pruner(bench.store, Metrics(), interval_s=0.1) for _ in range(2)]
+        for pruner in pruners:
+            await pruner.start()
+        try:
+            await wait_until_async(lambda: bench.zset("ids").keys() == {"stays", "adopted"}, 20, "the others to leave")
+        finally:
+            for pruner in pruners:
+                await pruner.stop()
+
+    bench.run(run_until_pruned())
+    assert bench.members() == bench.zset("seen").keys() == {"stays", "adopted"}
 
 
 def test_prune_lease__is_held_by_one_for_its_time(bench: Bench) -> None:
