@@ -58,7 +58,7 @@ class Subject:
 
     def empty(self) -> None:
         for client in self.clients:
-            client.flushdb()
+            client.flushdb(asynchronous=True)
 
     async def cost(self, work: Awaitable[Any]) -> Cost:
         redis_s, wall_s, client_s = self.used_cpu_s(), time.perf_counter(), time.process_time()

@@ -148,7 +148,7 @@ def test_another_sentinel_answers__when_the_first_is_frozen(sentinels: SentinelK
 
 
 class _Moving:
-    """A master that is reached by one address, and moves: connections that are open stay with what becomes a replica."""
+    """A master that is reached by one address, and moves: open connections stay with what becomes a replica."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
