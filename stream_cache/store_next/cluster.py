@@ -17,7 +17,8 @@ from redis.exceptions import AskError, MovedError, RedisError
 
 from stream_cache.store_next.errors import UnfitServer
 from stream_cache.store_next.node import Lane, Node, connection_options
-from stream_cache.store_next.settings import Address, RedisSettings
+from stream_cache.store_next.settings import RedisSettings
+from stream_cache.store_next.target import Address
 
 _SLOTS = 16384
 #: A Cluster's state is kept once for so many slots: a master that comes back empty has lost one, at least.

@@ -21,7 +21,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from stream_cache.store_next.settings import Address, RedisSettings
+from stream_cache.store_next.settings import RedisSettings
+from stream_cache.store_next.target import Address
 
 Command: TypeAlias = tuple[Any, ...]
 

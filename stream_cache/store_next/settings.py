@@ -1,57 +1,30 @@
-"""The settings of Redis (the contract, section 6), and what they come to: which servers, and how to reach them."""
+"""The settings of Redis (the contract, section 6), and how they go together."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-from urllib.parse import unquote
+from typing import Any, Self
 
 from stream_cache.errors import WrongSetting
+from stream_cache.store_next.target import (
+    DEFAULT_PORT,
+    Address,
+    Kind,
+    Target,
+    hide_password,
+    parse_db,
+    parse_port,
+    parse_url,
+)
 
-_DEFAULT_PORT, _DEFAULT_SENTINEL_PORT = 6379, 26379
-_SCHEMES = re.compile(r"(?P<scheme>rediss?|rediss?\+sentinel|rediss?\+cluster|unix)://(?P<rest>.*)", re.DOTALL)
-_MEMBER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?")
 _HOST = re.compile(r"\[?[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}\]?|[A-Za-z0-9._-]+")
 _URL_MAY_HOLD = (
     "redis://, rediss://, redis+sentinel://H1:26379,H2:26379/MASTER/DB, redis+cluster://H1:6379,H2:6379 (or rediss), "
     "unix:///path?db=0, each with user:password@ where needed"
 )
-
-
-class Kind(Enum):
-    """What stands at the addresses."""
-
-    ONE = "one Redis"
-    SENTINEL = "sentinels"
-    CLUSTER = "a Redis Cluster"
-
-
-class Address(NamedTuple):
-    """Of a server; without a port, the path of a unix socket."""
-
-    host: str
-    port: int | None
-
-    def __str__(self) -> str:
-        return self.host if self.port is None else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What the settings come to. `source` names the settings that said so, for error messages."""
-
-    kind: Kind
-    addresses: tuple[Address, ...]
-    source: str
-    master_name: str = ""
-    db: int = 0
-    username: str = ""
-    password: str = field(default="", repr=False)
-    is_tls: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +36,7 @@ class RedisSettings:
 
     url: str = field(default="", repr=False)
     host: str = "redis"
-    port: int = _DEFAULT_PORT
+    port: int = DEFAULT_PORT
     db: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
@@ -95,8 +68,8 @@ class RedisSettings:
         settings = cls(
             url=held.get("REDIS_URL", ""),
             host=held.get("REDIS_HOST", cls.host),
-            port=read("REDIS_PORT", _parse_port, "an integer from 1 to 65535", cls.port),
-            db=read("REDIS_DB", _parse_db, "an integer from 0 to 65535", cls.db),
+            port=read("REDIS_PORT", parse_port, "an integer from 1 to 65535", cls.port),
+            db=read("REDIS_DB", parse_db, "an integer from 0 to 65535", cls.db),
             username=held.get("REDIS_USERNAME", ""),
             password=held.get("REDIS_PASSWORD", ""),
             tls=read("REDIS_TLS", _parse_flag, "true or false", default=False),
@@ -142,7 +115,7 @@ class RedisSettings:
             if other in self.named:
                 raise WrongSetting(other, "something", "nothing where REDIS_URL is set, which says the same")
         try:
-            target = _parse(self.url)
+            target = parse_url(self.url)
         except ValueError:
             raise WrongSetting("REDIS_URL", hide_password(self.url), _URL_MAY_HOLD) from None
         for variable, own, of_url in (
@@ -164,78 +137,6 @@ class RedisSettings:
             password=target.password or self.password,
             is_tls=is_tls,
         )
-
-
-def hide_password(url: str) -> str:
-    """Return a URL without what stands between `:` and `@` of it."""
-    return re.sub(r"(?<=://)([^@/:]*):[^/]*@", r"\1:***@", url)
-
-
-def _parse(url: str) -> Target:
-    """Read a URL. Raises: ValueError."""
-    found = _SCHEMES.fullmatch(url)
-    if not found:
-        raise ValueError(url)
-    scheme, _, kind = found["scheme"].partition("+")
-    rest = found["rest"]
-    credentials, at, rest = rest.rpartition("@")
-    username, _, password = credentials.partition(":")
-    if at and not credentials:
-        raise ValueError(rest)
-    hosts, slash, path = rest.partition("/")
-    master_name, db = "", ""
-    if scheme == "unix":
-        path, _, query = path.partition("?")
-        if hosts or not path:
-            raise ValueError(rest)
-        addresses: tuple[Address, ...] = (Address(unquote(f"/{path}"), None),)
-        if query:
-            db = query.removeprefix("db=") if query.startswith("db=") else "x"
-    else:
-        default = _DEFAULT_SENTINEL_PORT if kind == "sentinel" else _DEFAULT_PORT
-        addresses = tuple(_parse_member(member, default) for member in hosts.split(","))
-        if kind == "sentinel":
-            master_name, slash, db = path.partition("/")
-            master_name = unquote(master_name)
-            if not master_name or (slash and not db):
-                raise ValueError(rest)
-        else:
-            db = path
-    if not kind and len(addresses) > 1:
-        raise ValueError(rest)
-    if kind == "cluster" and db not in {"", "0"}:
-        raise ValueError(rest)  # a Cluster has no other database
-    return Target(
-        kind={"": Kind.ONE, "sentinel": Kind.SENTINEL, "cluster": Kind.CLUSTER}[kind],
-        addresses=addresses,
-        source="REDIS_URL",
-        master_name=master_name,
-        db=_parse_db(db or "0"),
-        username=unquote(username),
-        password=unquote(password),
-        is_tls=scheme == "rediss",
-    )
-
-
-def _parse_member(text: str, default_port: int) -> Address:
-    found = _MEMBER.fullmatch(text.strip())
-    if not found:
-        raise ValueError(text)
-    return Address(found["host"].strip("[]"), _parse_port(found["port"]) if found["port"] else default_port)
-
-
-def _parse_port(text: str) -> int:
-    return _parse_integer(text, 1, 65535)
-
-
-def _parse_db(text: str) -> int:
-    return _parse_integer(text, 0, 65535)
-
-
-def _parse_integer(text: str, low: int, high: int) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text) or not low <= int(text) <= high:
-        raise ValueError(text)
-    return int(text)
 
 
 def _parse_flag(text: str) -> bool:

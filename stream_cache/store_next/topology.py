@@ -16,7 +16,8 @@ from redis.exceptions import AskError, RedisError
 from stream_cache.store_next.cluster import RedisCluster
 from stream_cache.store_next.errors import UnfitServer
 from stream_cache.store_next.node import Node, connection_options, sentinel_options
-from stream_cache.store_next.settings import Address, Kind, RedisSettings
+from stream_cache.store_next.settings import RedisSettings
+from stream_cache.store_next.target import Address, Kind
 
 _log = logging.getLogger(__name__)
 #: How long a sentinel may take to say which server is the master.

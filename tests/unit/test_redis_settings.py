@@ -3,7 +3,8 @@
 import pytest
 
 from stream_cache.errors import WrongSetting
-from stream_cache.store_next.settings import Address, Kind, RedisSettings, Target
+from stream_cache.store_next.settings import RedisSettings
+from stream_cache.store_next.target import Address, Kind, Target
 
 
 def target(url: str = "", **environ: str) -> Target:
