@@ -50,6 +50,13 @@ local function write(key, fields)
   if redis.call('HLEN', key) ~= #fields / 2 then remove_all_but(key, fields) end
 end
 
+-- The usual reading, without a table of its fields: an eighth of the script's time.
+local function write_usual(key, event)
+  redis.call('HSET', key, 'last_updated', event[1], '_at', event[2], 'persist', event[7], 'datatype_id', event[4],
+    'datatype_name', event[5], 'datatype_unit', event[6])
+  return redis.call('HLEN', key) == 6
+end
+
 local function fields_of(event)
   local fields = { 'last_updated', event[1], '_at', event[2], 'persist', event[7] }
   if event[4] then fields[#fields + 1], fields[#fields + 2] = 'datatype_id', event[4] end
@@ -82,7 +89,11 @@ local function put(key, event)
     if lives and not is_tombstone then return 's', held_delay .. ':' .. held end
     return 't'
   end
-  write(key, is_tombstone and { '_gone', time, '_at', at } or fields_of(event))
+  if is_tombstone then
+    write(key, { '_gone', time, '_at', at })
+  elseif not (event[4] and event[5] and event[6]) or event[8] or not write_usual(key, event) then
+    write(key, fields_of(event))
+  end
   if deadline_ms ~= 0 then
     redis.call('PEXPIREAT', key, deadline_ms)
   elseif is_tombstone then
