@@ -18,7 +18,7 @@ from tests.services import ChildExitedError
 from tests.waiting import wait_until
 
 ROUNDS: Final = 7
-PROBE: Final = "/health/ready"
+PROBE: Final = "/health/ingest"
 
 
 class Round(NamedTuple):
