@@ -68,7 +68,7 @@ class Scene(NamedTuple):
         env = self.topics.env() | RedisDatabase.of_url(self.redis.url, 0).env() | group | env
         with Worker(self.directory / name, env, name=name) as worker:
             api = Api(worker, tls)
-            wait_until(lambda: holds_all(api), 60, f"{name} to be ready, and to hold all devices")
+            wait_until(lambda: holds_all(api), 60, f"{name} to take readings, and to hold all devices")
             yield api
             assert worker.terminate() == 0, worker.log_tail()
             assert "Traceback" not in worker.log_text()
@@ -77,7 +77,7 @@ class Scene(NamedTuple):
 def holds_all(api: Api) -> bool:
     assert api.worker.is_running, api.worker.log_tail()
     try:
-        if api.ask("GET", "/health/ready", headers=BEARER).status != 200:
+        if api.ask("GET", "/health/ingest", headers=BEARER).status != 200:
             return False
         return bool(api.ask("GET", "/devices", headers=BEARER).json["count"] == len(DEVICE_IDS))
     except (OSError, http.client.HTTPException):
