@@ -34,14 +34,14 @@ from stream_cache.health import Health
 from stream_cache.kafka_client import KafkaClient
 from stream_cache.membership import Membership
 from stream_cache.metrics import Metrics
-from stream_cache.models import SourceRecord
+from stream_cache.models import RawRecord
 from stream_cache.near_misses import near_misses
 from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
 from stream_cache.state import StateGuard
 from stream_cache.store import Store
 from stream_cache.web import WebServer
-from stream_cache.window import Latest, Window
+from stream_cache.window import Window
 
 #: The contract gives a shutdown 10 s: SHUTDOWN_TIMEOUT_S, at most 8, for the flush; the rest is for the last steps that
 #: wait for Kafka (see `ChunkTransport`).
@@ -118,17 +118,15 @@ class StreamCache(faust.App):
                 event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up, size_bytes=chunk.size_bytes
             )
 
-    def _take_in(self, content: tuple[DecodedChunk, Latest], partition: int) -> asyncio.Future[None] | None:
-        decoded, latest = content
+    def _take_in(self, decoded: DecodedChunk, partition: int) -> asyncio.Future[None] | None:
         self.metrics.decoded(decoded)
-        if latest.readings or latest.tombstones:
-            self.window.add(partition, latest)
+        if decoded.latest.readings or decoded.latest.tombstones:
+            self.window.add(partition, decoded.latest)
         return self.dead_letters.publish(decoded.bad) if decoded.bad else None
 
-    def _decode(self, records: Sequence[SourceRecord]) -> tuple[DecodedChunk, Latest]:
+    def _decode(self, records: Sequence[RawRecord], partition: int) -> DecodedChunk:
         """Decode a chunk and find its latest of each device; in the consumer's thread, to hold the event loop less."""
-        latest = Latest({}, {})
-        return decode_chunk(records, self.settings.max_clock_skew_s, latest.keep), latest
+        return decode_chunk(records, partition, self.settings.max_clock_skew_s)
 
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)

@@ -8,12 +8,11 @@ Its parser in C still does the work wherever a batch is of usual size and its he
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
@@ -23,6 +22,7 @@ from aiokafka.record.util import decode_varint
 
 from stream_cache.compression import open_compressed, read_up_to
 from stream_cache.errors import UnreadableBatch
+from stream_cache.models import RawRecord, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,14 +46,16 @@ _LOG_APPEND_TIME: Final = 1
 _LONGEST_VARINT: Final = 5  # of a length
 
 
-class Record(msgspec.Struct, gc=False):
-    """A `SourceRecord`, and nothing more."""
+class Step(NamedTuple):
+    """Records that were read at once, and the bytes that they keep in memory."""
 
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
+    records: Sequence[RawRecord]
+    size_bytes: int
+
+    @classmethod
+    def measured(cls, records: Sequence[RawRecord]) -> Step:
+        """Sum the records' sizes up, in 0.15 us each."""
+        return cls(records, sum([len(record.value or b"") + len(record.key or b"") for record in records]))
 
 
 class Batch:
@@ -84,8 +86,8 @@ class Batch:
 
     @property
     def record_count(self) -> int:
-        """How many records it says it has. Not in formats before the current one."""
-        return int.from_bytes(self._data[_HEAD_BYTES - 4 : _HEAD_BYTES])
+        """How many records it says it has; formats before the current one don't, and one is what they usually hold."""
+        return int.from_bytes(self._data[_HEAD_BYTES - 4 : _HEAD_BYTES]) if self.format >= _FORMAT else 1
 
 
 class Batches:
@@ -129,7 +131,7 @@ class PartitionReader(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
 
     _limit = 0
 
-    def step(self, limit: int) -> list[Record] | None:
+    def step(self, limit: int) -> Step | None:
         """Read on, up to about `STEP_BYTES`.
 
         Returns: up to `limit` records (`_STEP_RECORDS` more in odd cases), or none where those of this step lie before
@@ -138,12 +140,12 @@ class PartitionReader(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
         """
         self._limit = limit
         try:
-            step: list[Record] | None = next(self._records_iterator, None)
+            step: Step | None = next(self._records_iterator, None)
         except Exception as error:  # each codec fails in its own way
             raise UnreadableBatch(self._tp.topic, self._tp.partition, self.next_fetch_offset, error) from error
         return step
 
-    def _unpack_records(self) -> Iterator[list[Record]]:
+    def _unpack_records(self) -> Iterator[Step]:
         for batch in self._records:
             if self._check_crcs and not batch.head.validate_crc():
                 raise CorruptRecordException("its checksum is wrong")
@@ -162,34 +164,31 @@ class PartitionReader(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
                 return True
         return bool(head.is_control_batch)
 
-    def _steps(self, batch: Batch) -> Iterator[list[Record]]:
+    def _steps(self, batch: Batch) -> Iterator[Step]:
         records, body, more = batch.open()
         if records is None:
             yield from _parse(batch, self._tp.partition, body, more)
             return
-        # As many as make a step, if they are of one size.
-        at_most = max(1, STEP_BYTES * batch.record_count // max(1, len(body)))
-        partition = self._tp.partition
+        record_bytes = len(body) // max(1, batch.record_count) + 1  # as if they were of one size
+        at_most = max(1, STEP_BYTES // record_bytes)
         records = itertools.chain(records)  # aiokafka's may be iterated once only
         try:
-            while step := [
-                Record(partition, record.offset, record.timestamp, record.key, record.value)
-                for record in itertools.islice(records, min(self._limit, at_most))
-            ]:
-                yield step
+            while step := list(itertools.islice(records, min(self._limit, at_most))):
+                yield Step(step, len(step) * record_bytes)
         except UnicodeDecodeError:  # the name of a header: all is read again, without looking at it
             yield from _parse(batch, self._tp.partition, body, more)
 
-    def _from_here(self, step: list[Record]) -> list[Record]:
+    def _from_here(self, step: Step) -> Step:
         """Move on, and leave out what lies before the offset that was asked for."""
-        if step and step[0].offset < self.next_fetch_offset:
-            step = [record for record in step if record.offset >= self.next_fetch_offset]
-        if step:
-            self.next_fetch_offset = step[-1].offset + 1
-        return step
+        records, size_bytes = step
+        if records and records[0].offset < self.next_fetch_offset:
+            records = [record for record in records if record.offset >= self.next_fetch_offset]
+        if records:
+            self.next_fetch_offset = records[-1].offset + 1
+        return Step(records, size_bytes)
 
 
-def _parse(batch: Batch, partition: int, body: bytes, more: Callable[[int], bytes]) -> Iterator[list[Record]]:
+def _parse(batch: Batch, partition: int, body: bytes, more: Callable[[int], bytes]) -> Iterator[Step]:
     """Read a batch's records, without their headers; `body` holds the first of them, and `more` brings the others.
 
     Each step ends, at the latest, where more had to be decompressed.
@@ -205,7 +204,7 @@ def _parse(batch: Batch, partition: int, body: bytes, more: Callable[[int], byte
         if length <= 0:
             raise CorruptRecordException("it ends before its last record")
         if len(body) - at < length:
-            yield step
+            yield Step.measured(step)
             step = []
             body = body[at:]
             body, at = body + more(max(STEP_BYTES, length - len(body))), 0
@@ -219,9 +218,9 @@ def _parse(batch: Batch, partition: int, body: bytes, more: Callable[[int], byte
         timestamp = head.max_timestamp if has_one_time else head.first_timestamp + time_delta
         step.append(Record(partition, head.base_offset + offset_delta, timestamp, key, value))
         if len(step) >= _STEP_RECORDS:
-            yield step
+            yield Step.measured(step)
             step = []
-    yield step
+    yield Step.measured(step)
 
 
 def _nullable_bytes(body: bytes, at: int) -> tuple[bytes | None, int]:

@@ -32,7 +32,7 @@ from faust.types.tuples import ConsumerMessage
 from stream_cache.broker_wait import PatientProducer
 from stream_cache.chunks import Chunk
 from stream_cache.consumer_thread import ConsumerThread
-from stream_cache.models import SourceRecord
+from stream_cache.models import RawRecord
 from stream_cache.waiting import ends_within
 
 
@@ -189,7 +189,8 @@ class ChunkTransport(driver.Transport):
 
     Args:
         poll_timeout_s: the longest that one fetch waits on an idle topic.
-        decode: makes of the records of a chunk what the agent gets; called in the consumer's thread, must not raise.
+        decode: makes of the records of a chunk, and their partition, what the agent gets; called in the consumer's
+            thread, must not raise.
         drain: awaited when a rebalance or a shutdown begins. Must flush and ack what has been taken, and must end
             within a limit: what it leaves unacked is not committed.
         leave_within_s: the longest that each of the last steps waits for Kafka when the app stops: the last commit,
@@ -203,7 +204,7 @@ class ChunkTransport(driver.Transport):
         self,
         *args: Any,
         poll_timeout_s: float,
-        decode: Callable[[Sequence[SourceRecord]], Any],
+        decode: Callable[[Sequence[RawRecord], int], Any],
         drain: Callable[[], Awaitable[None]],
         leave_within_s: float,
         **kwargs: Any,

@@ -27,10 +27,10 @@ from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from stream_cache.batches import Record
+from stream_cache.batches import Step
 from stream_cache.broker_wait import PatientConsumerThread
 from stream_cache.chunks import Chunk
-from stream_cache.fetching import FetchingClient, forget_errors, size_bytes, take, wait_for_records
+from stream_cache.fetching import FetchingClient, forget_errors, take, wait_for_records
 from stream_cache.waiting import WaitingLog, ends_within
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stream_cache.batching import ChunkConsumer
 
 _log = logging.getLogger(__name__)
+_NOTHING = Step((), 0)
 _ASK_AGAIN_S, _COMMIT_WITHIN_S = 1.0, 5.0
 
 
@@ -209,17 +210,17 @@ class ConsumerThread(PatientConsumerThread):
                 return {}
         return self._as_chunks(fetched)
 
-    def _as_chunks(self, fetched: dict[TP, list[Record]]) -> dict[TP, list[Chunk]]:
+    def _as_chunks(self, fetched: dict[TP, Step]) -> dict[TP, list[Chunk]]:
         # Nothing is awaited since the records were taken, so the positions are those right after them.
         states = self.partition_states()
         is_caught_up = all(state.lso is not None and state.position >= state.lso for state in states.values())
         chunks = {}
         for tp, state in states.items():
-            records = fetched.get(tp, ())
+            records, size_bytes = fetched.get(tp, _NOTHING)
             if records or state.position > self._handed_over.get(tp, 0):
                 self._handed_over[tp] = state.position
-                content = self.consumer.decode(records) if records else None
-                chunk = Chunk(content, len(records), state.position, is_caught_up, size_bytes(records))
+                content = self.consumer.decode(records, tp.partition) if records else None
+                chunk = Chunk(content, len(records), state.position, is_caught_up, size_bytes)
                 chunks[tp] = [chunk]
         return chunks
 

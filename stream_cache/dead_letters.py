@@ -25,7 +25,7 @@ from faust.exceptions import ProducerSendError
 from stream_cache.error_record import ErrorRecord, Rejection
 from stream_cache.errors import BadRecord
 from stream_cache.metrics import Metrics
-from stream_cache.models import SourceRecord
+from stream_cache.models import Record
 from stream_cache.waiting import WaitingLog
 
 #: Sends one record, and returns what is done when the broker has it: (key, value, headers) -> awaitable.
@@ -108,7 +108,7 @@ class DeadLetters(mode.Service):
         """Whether error records are on their way, or wait for the topic."""
         return bool(self._queue)
 
-    def publish(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> asyncio.Future[None]:
+    def publish(self, refused: Sequence[tuple[Record, BadRecord]]) -> asyncio.Future[None]:
         """Queue error records, one at least. The future is done when the broker has all of them; it never fails.
 
         It is cancelled when the worker stops first: the bad records are not published, and so not to be committed.

@@ -17,11 +17,9 @@ import msgspec
 
 from stream_cache.errors import BadRecord
 from stream_cache.judge import judge
-from stream_cache.models import Reading, SourceRecord, Wire
-from stream_cache.times import EPOCH, LAST_MOMENT, TAKES_24, in_utc, parse_iso, parse_with_offset, record_time, to_ms
+from stream_cache.models import NO_TIMESTAMP, Latest, RawRecord, Reading, Record, Wire
+from stream_cache.times import EPOCH, LAST_MOMENT, TAKES_24, in_utc, parse_iso, parse_with_offset, record_time
 
-#: Kafka's timestamp of a record that has none.
-_NO_TIMESTAMP = -1
 _A_YEAR = timedelta(days=365)
 
 _decode_fast = msgspec.json.Decoder(Wire).decode
@@ -31,32 +29,35 @@ _timestamp = attrgetter("timestamp")
 class DecodedChunk(msgspec.Struct):
     """What became of the records of a chunk; `bad` is in their order."""
 
+    latest: Latest
     reading_count: int = 0
     tombstone_count: int = 0
     without_metadata_count: int = 0
-    bad: list[tuple[SourceRecord, BadRecord]] = []
+    bad: list[tuple[Record, BadRecord]] = []
 
 
 def decode_chunk(
-    records: Sequence[SourceRecord],
+    records: Sequence[RawRecord],
+    partition: int,
     max_clock_skew_s: float,
-    keep: Callable[[Reading], None],
     clock: Callable[[], float] = time.time,
 ) -> DecodedChunk:
     """Decode every record of a chunk. Never raises: what is bad stands in the result, with its reason.
 
-    Each reading with metadata, and each tombstone, is handed to `keep` at once. What isn't kept is freed while it is
-    still in the processor's cache; a list of all of them took a quarter longer.
+    What is overtaken within the chunk is freed while it is still in the processor's cache. A list of all readings took
+    a quarter longer.
     """
-    chunk = DecodedChunk()
+    latest = Latest()
+    chunk = DecodedChunk(latest)
     limits = _Limits(timedelta(seconds=max_clock_skew_s), clock)
     # One limit for all: what lies within the earliest record's limit lies within its own.
     safe_limit = limits.of_all(records)
+    kept = latest.readings
     for record in records:
         value = record.value
         try:
             if value is None:
-                keep(_tombstone(record))
+                latest.keep(_tombstone(record, partition))
                 chunk.tombstone_count += 1
                 continue
             try:
@@ -72,20 +73,26 @@ def decode_chunk(
                 wire, event_time = judge(value)
             if event_time > safe_limit:
                 limits.check(event_time, record, wire.request_id)
-        except BadRecord as bad:
-            chunk.bad.append((record, bad))
-            continue
         except Exception as error:  # noqa: BLE001 - told in full; raised, it would stop the partition for ever
-            fault = f"value: the service failed to judge it, which is a fault of the service: {error!r:.300}"
-            chunk.bad.append((record, BadRecord("internal_error", fault)))
+            chunk.bad.append((Record.of(record, partition), _why_bad(error)))
             continue
-        if wire.metadata is not None:
-            record_ms = record.timestamp if record.timestamp != _NO_TIMESTAMP else to_ms(event_time)
-            keep(Reading(wire.device_id, event_time, wire.metadata, record, record_ms))
-        else:
+        if wire.metadata is None:
             chunk.without_metadata_count += 1
+            continue
+        device_id = wire.device_id
+        held = kept.get(device_id)
+        # `Latest.keep` without the calls: of one partition the offsets rise.
+        if held is None or event_time >= held.event_time:
+            kept[device_id] = Reading(device_id, event_time, record, partition)
     chunk.reading_count = len(records) - chunk.tombstone_count - chunk.without_metadata_count - len(chunk.bad)
     return chunk
+
+
+def _why_bad(error: Exception) -> BadRecord:
+    if isinstance(error, BadRecord):
+        return error
+    fault = f"value: the service failed to judge it, which is a fault of the service: {error!r:.300}"
+    return BadRecord("internal_error", fault)
 
 
 class _Limits:
@@ -97,18 +104,18 @@ class _Limits:
     def __init__(self, skew: timedelta, clock: Callable[[], float]) -> None:
         self._skew, self._clock = skew, clock
 
-    def of_all(self, records: Sequence[SourceRecord]) -> datetime:
+    def of_all(self, records: Sequence[RawRecord]) -> datetime:
         """Return a limit that holds for each of the records."""
         earliest_ms = min(map(_timestamp, records), default=0)
-        if earliest_ms == _NO_TIMESTAMP:
+        if earliest_ms == NO_TIMESTAMP:
             now_ms = self._now_ms()
             timestamps = [record.timestamp for record in records]
-            earliest_ms = min([now_ms if timestamp == _NO_TIMESTAMP else timestamp for timestamp in timestamps])
+            earliest_ms = min([now_ms if timestamp == NO_TIMESTAMP else timestamp for timestamp in timestamps])
         return min(record_time(earliest_ms, self._skew), LAST_MOMENT)
 
-    def check(self, event_time: datetime, record: SourceRecord, request_id: str) -> None:
+    def check(self, event_time: datetime, record: RawRecord, request_id: str) -> None:
         """Raises: BadRecord for an event time beyond its record's limit, saying which clock is wrong."""
-        has_timestamp = record.timestamp != _NO_TIMESTAMP
+        has_timestamp = record.timestamp != NO_TIMESTAMP
         now_ms = self._now_ms()
         record_ms = record.timestamp if has_timestamp else now_ms
         if event_time <= record_time(record_ms, self._skew):
@@ -132,7 +139,7 @@ class _Limits:
         return int(self._clock() * 1000)
 
 
-def _tombstone(record: SourceRecord) -> Reading:
+def _tombstone(record: RawRecord, partition: int) -> Reading:
     def refuse(kind: str, reason: str) -> NoReturn:
         raise BadRecord(kind, reason)
 
@@ -142,8 +149,8 @@ def _tombstone(record: SourceRecord) -> Reading:
         device_id = record.key.decode()
     except UnicodeDecodeError as error:
         refuse("bad_key", f"key: a tombstone's key must be a device id in UTF-8: {error}")
-    if record.timestamp == _NO_TIMESTAMP:
+    if record.timestamp == NO_TIMESTAMP:
         refuse(
             "bad_kafka_timestamp", "Kafka timestamp: a tombstone counts as of its own, and this record has none (-1)"
         )
-    return Reading(device_id, record_time(record.timestamp), None, record, record.timestamp)
+    return Reading(device_id, record_time(record.timestamp), record, partition)

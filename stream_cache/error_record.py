@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stream_cache.errors import BadRecord
-from stream_cache.models import SourceRecord, format_time, is_json, json_text
+from stream_cache.models import Record, format_time, is_json, json_text
 
 _SERVICE = "cache_service"
 
@@ -34,14 +34,14 @@ class Rejection(msgspec.Struct, frozen=True):
     record's parsed form and to all the other records of its chunk.
     """
 
-    record: SourceRecord
+    record: Record
     kind: str
     reason: str
     request_id: str | None
     refused_at: str
 
     @classmethod
-    def of(cls, record: SourceRecord, bad: BadRecord) -> Rejection:
+    def of(cls, record: Record, bad: BadRecord) -> Rejection:
         """Take over what a `BadRecord` says."""
         return cls(record, bad.kind, bad.reason, bad.request_id, format_time(bad.refused_at))
 

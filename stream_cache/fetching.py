@@ -13,8 +13,9 @@ from aiokafka.consumer.fetcher import FetchError
 from aiokafka.protocol.fetch import FetchRequest
 from faust.types import TP
 
-from stream_cache.batches import STEP_BYTES, Record
+from stream_cache.batches import STEP_BYTES, Step
 from stream_cache.errors import UnreadableBatch
+from stream_cache.models import RawRecord
 
 
 class FetchingClient:
@@ -48,9 +49,9 @@ async def wait_for_records(fetcher: Any, active: Collection[TP], timeout_s: floa
         await waiter
 
 
-def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, list[Record]]:
+def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, Step]:
     """Read what has been fetched, up to so many records, and up to about two times `STEP_BYTES`."""
-    taken: dict[TP, list[Record]] = {}
+    taken: dict[TP, Step] = {}
     room_bytes = STEP_BYTES
     for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
         if tp not in active:
@@ -61,26 +62,28 @@ def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, lis
             if taken:
                 break
             result.check_raise()
-        records: list[Record] = []
+        records: list[RawRecord] = []
+        size_bytes = 0
         while max_records > 0 and room_bytes > 0 and result.check_assignment(tp):
             step = _step(result, max_records, is_first=not records)
             if step is None:
                 break
-            records += step
-            max_records -= len(step)
+            records += step.records
+            size_bytes += step.size_bytes
+            max_records -= len(step.records)
             # One that brought nothing decompressed as much as the others.
-            room_bytes -= size_bytes(step) if step else STEP_BYTES
+            room_bytes -= step.size_bytes if step.records else STEP_BYTES
         if not result.has_more():
             _forget(fetcher, tp)
         if records:
-            taken[tp] = records
+            taken[tp] = Step(records, size_bytes)
     return taken
 
 
-def _step(result: Any, limit: int, *, is_first: bool) -> list[Record] | None:
+def _step(result: Any, limit: int, *, is_first: bool) -> Step | None:
     """Read a step, and move the position with it; None when all is read."""
     try:
-        step: list[Record] | None = result._partition_records.step(limit)  # noqa: SLF001 - a `PartitionReader`
+        step: Step | None = result._partition_records.step(limit)  # noqa: SLF001 - a `PartitionReader`
     except UnreadableBatch:
         if is_first:
             raise
@@ -102,8 +105,3 @@ def forget_errors(fetcher: Any) -> None:
     for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
         if isinstance(result, FetchError):
             _forget(fetcher, tp)
-
-
-def size_bytes(records: Collection[Record]) -> int:
-    """Return the size of the records' keys and values."""
-    return sum([len(record.value or b"") + len(record.key or b"") for record in records])

@@ -19,7 +19,7 @@ import msgspec
 
 from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.metrics import Metrics
-from stream_cache.models import PutResult, Reading, SourceRecord
+from stream_cache.models import PutResult, Reading, Record
 from stream_cache.window import Window
 
 #: A worker that has caught up flushes at once, but not more often than this: even a small flush costs about 1 ms.
@@ -64,7 +64,7 @@ class Flusher(mode.Service):
         self,
         window: Window,
         sink: Sink,
-        tell: Callable[[Sequence[tuple[SourceRecord, BadRecord]]], asyncio.Future[None]],
+        tell: Callable[[Sequence[tuple[Record, BadRecord]]], asyncio.Future[None]],
         metrics: Metrics,
         *,
         interval_s: float,

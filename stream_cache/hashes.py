@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stream_cache.models import AnyList, Metadata, is_json
+from stream_cache.metadata import Metadata
+from stream_cache.models import AnyList, is_json
 
 _FIELDS = Metadata.__struct_fields__
 #: The kind of text each field usually holds; a hash names those that differ in its field `_json`.

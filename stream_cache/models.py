@@ -1,12 +1,13 @@
 """The types that travel: what comes in from Kafka, and what is kept of it.
 
-Imports nothing of the package but its errors. `ValidatedOutput` is the one definition of the input's schema.
+`ValidatedOutput` is the one definition of the input's schema.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple, NoReturn, Optional, Protocol
@@ -15,7 +16,11 @@ import faust
 import msgspec
 
 from stream_cache.errors import BadRecord
+from stream_cache.metadata import Metadata, read_metadata
+from stream_cache.times import to_ms
 
+#: Kafka's timestamp of a record that has none.
+NO_TIMESTAMP = -1
 #: What the entries of one HTTP answer may amount to, as JSON (the contract, section 4).
 MAX_ANSWER_BYTES = 16 * 2**20
 
@@ -38,19 +43,8 @@ class AnyList(msgspec.Struct, array_like=True, gc=False):
     """A JSON list whose items are skipped: msgspec skips those that an array-like struct has no fields for."""
 
 
-_NULL = msgspec.Raw(b"null")
-
-
-class Metadata(msgspec.Struct, gc=False):
-    """What is kept of a reading's metadata: each field's JSON text exactly as it came, `null` where it is absent.
-
-    A gateway may have put any JSON value in the place of the usual ones, so none of them has a type.
-    """
-
-    datatype_id: msgspec.Raw = _NULL
-    datatype_name: msgspec.Raw = _NULL
-    datatype_unit: msgspec.Raw = _NULL
-    persist: msgspec.Raw = _NULL
+class AnyObject(msgspec.Struct, gc=False):
+    """A JSON object whose members are skipped."""
 
 
 class Wire(msgspec.Struct, gc=False):
@@ -61,7 +55,7 @@ class Wire(msgspec.Struct, gc=False):
     device_id: Annotated[str, msgspec.Meta(min_length=1)]
     values: AnyList
     index: str | None = ""
-    metadata: Metadata | None = None
+    metadata: AnyObject | None = None
 
 
 def format_time(moment: datetime) -> str:
@@ -111,12 +105,8 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-class SourceRecord(Protocol):
-    """A raw record of the source topic, as aiokafka hands it over."""
-
-    @property
-    def partition(self) -> int:
-        """Partition of the source topic."""
+class RawRecord(Protocol):
+    """A record of a known partition, as aiokafka hands it over."""
 
     @property
     def offset(self) -> int:
@@ -135,25 +125,90 @@ class SourceRecord(Protocol):
         """JSON text, None for a tombstone."""
 
 
-class Reading(msgspec.Struct, gc=False):
-    """A decoded record that says something of a device.
+class Record(msgspec.Struct, gc=False):
+    """A raw record of the source topic."""
 
-    `metadata` is None for a tombstone, which forgets the device. `event_time` is naive and means UTC. `record_ms`, from
-    which the TTL counts, is the Kafka timestamp, or the event time where the record has none.
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+    @classmethod
+    def of(cls, raw: RawRecord, partition: int) -> Record:
+        """Add to a record where it comes from."""
+        return cls(partition, raw.offset, raw.timestamp, raw.key, raw.value)
+
+
+class Reading(msgspec.Struct, gc=False):
+    """A decoded record that says something of a device: a reading with metadata, or a tombstone, which forgets it.
+
+    `event_time` is naive and means UTC. The metadata is read when it is asked for: most readings are overtaken by a
+    newer one before.
     """
 
     device_id: str
     event_time: datetime
-    metadata: Metadata | None
-    record: SourceRecord
-    record_ms: int
+    raw: RawRecord
+    partition: int
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether it forgets the device."""
+        return self.raw.value is None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is kept of the metadata. Not for a tombstone."""
+        return read_metadata(self.raw.value or b"")
+
+    @property
+    def record(self) -> Record:
+        """The record that said it."""
+        return Record.of(self.raw, self.partition)
+
+    @property
+    def record_ms(self) -> int:
+        """From when the TTL counts: the Kafka timestamp, or the event time where the record has none."""
+        timestamp = self.raw.timestamp
+        return timestamp if timestamp != NO_TIMESTAMP else to_ms(self.event_time)
 
     def is_newer_than(self, other: Reading) -> bool:
         """The order of the contract, section 2: by event time, then Kafka offset, then partition."""
         if self.event_time != other.event_time:
             return self.event_time > other.event_time
-        mine, others = self.record, other.record
-        return (mine.offset, mine.partition) > (others.offset, others.partition)
+        return (self.raw.offset, self.partition) > (other.raw.offset, other.partition)
+
+
+class Latest(msgspec.Struct):
+    """The latest of each device, by device id: its reading, and its tombstone.
+
+    Both are kept: which one wins is the store's to say, and a tombstone's marker outlives the reading that beat it.
+    """
+
+    readings: dict[str, Reading] = {}
+    tombstones: dict[str, Reading] = {}
+
+    def keep(self, reading: Reading) -> None:
+        """Take in a reading or a tombstone, unless something newer of its kind and device is held."""
+        kept = self.tombstones if reading.raw.value is None else self.readings
+        held = kept.get(reading.device_id)
+        # The first comparison decides nearly always, and spares a call.
+        if held is None or reading.event_time > held.event_time or reading.is_newer_than(held):
+            kept[reading.device_id] = reading
+
+    def merge(self, *kinds: Iterable[Reading]) -> None:
+        """Take in many, in any order."""
+        for reading in itertools.chain(*kinds):
+            self.keep(reading)
+
+    def take_over(self, other: Latest) -> None:
+        """Take in the latest of another partition. Usually they have no device in common, as keys decide: at once."""
+        for held, arrived in ((self.readings, other.readings), (self.tombstones, other.tombstones)):
+            if held.keys().isdisjoint(arrived):
+                held.update(arrived)
+            else:
+                self.merge(arrived.values())
 
 
 class PutResult(NamedTuple):

@@ -306,23 +306,20 @@ class Store:
         )
 
     def _pack_reading(self, reading: Reading) -> tuple[Any, ...]:
-        record, metadata = reading.record, reading.metadata
-        assert metadata is not None  # noqa: S101 - for the type checker: only tombstones have none
         return (
             reading.device_id,
             format_time(reading.event_time),
-            f"{record.offset}:{record.partition}",
+            f"{reading.raw.offset}:{reading.partition}",
             str(self._deadline_ms(reading.record_ms)),
-            *to_texts(metadata),
+            *to_texts(reading.metadata),
         )
 
     def _pack_tombstone(self, tombstone: Reading) -> tuple[Any, ...]:
-        record = tombstone.record
         deadline_ms = self._deadline_ms(tombstone.record_ms)
         return (
             tombstone.device_id,
             format_time(tombstone.event_time),
-            f"{record.offset}:{record.partition}",
+            f"{tombstone.raw.offset}:{tombstone.partition}",
             deadline_ms,
             deadline_ms or min(tombstone.record_ms + _MARKER_TTL_WITHOUT_TTL_MS, _LARGEST_DEADLINE_MS),
         )
@@ -355,7 +352,7 @@ def _request_id(value: bytes | None) -> str | None:
 def _refuse(reading: Reading) -> tuple[Reading, BadRecord]:
     key = f"device:{reading.device_id}:metadata"
     reason = f"device_id: the Redis key {key[:200]!r} holds something that is no hash; delete it to let the device in"
-    return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.record.value))
+    return reading, BadRecord("wrong_redis_type", reason, _request_id(reading.raw.value))
 
 
 def _fitting(device_ids: list[str]) -> list[str]:

@@ -7,51 +7,18 @@ the log, because offsets are committed only after the flush.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import faust
-import msgspec
 from faust.tables import TableManager
 from faust.tables.wrappers import WindowWrapper
 from faust.types.tables import CollectionT
 from faust.types.windows import WindowRange
 from faust.windows import TumblingWindow
 
-from stream_cache.models import Reading
-
-
-class Latest(msgspec.Struct):
-    """The latest of each device, by device id: its reading, and its tombstone.
-
-    Both are kept: which one wins is the store's to say, and a tombstone's marker outlives the reading that beat it.
-    """
-
-    readings: dict[str, Reading]
-    tombstones: dict[str, Reading]
-
-    def keep(self, reading: Reading) -> None:
-        """Take in a reading or a tombstone, unless something newer of its kind and device is held."""
-        kept = self.tombstones if reading.metadata is None else self.readings
-        held = kept.get(reading.device_id)
-        # The first comparison decides nearly always, and spares a call.
-        if held is None or reading.event_time > held.event_time or reading.is_newer_than(held):
-            kept[reading.device_id] = reading
-
-    def merge(self, *kinds: Iterable[Reading]) -> None:
-        """Take in many, in any order."""
-        for reading in itertools.chain(*kinds):
-            self.keep(reading)
-
-    def take_over(self, other: Latest) -> None:
-        """Take in the latest of another partition. Usually they have no device in common, as keys decide: at once."""
-        for held, arrived in ((self.readings, other.readings), (self.tombstones, other.tombstones)):
-            if held.keys().isdisjoint(arrived):
-                held.update(arrived)
-            else:
-                self.merge(arrived.values())
+from stream_cache.models import Latest
 
 
 class Window:

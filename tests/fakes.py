@@ -1,22 +1,21 @@
 """Stand-ins that unit tests and store tests share: records as aiokafka hands them over, and readings made of them."""
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-import msgspec
-
 from stream_cache.decode import decode_chunk
 from stream_cache.errors import BadRecord
-from stream_cache.models import Metadata, Reading, SourceRecord
+from stream_cache.models import Latest, Reading, Record
 from tests import oracle, readings
 
 NOW_MS = readings.BASE_MS
 
 
 class FakeRecord(NamedTuple):
-    """What the package reads of a record (`stream_cache.models.SourceRecord`)."""
+    """What the package reads of a record (`stream_cache.models.RawRecord`), and its partition."""
 
     partition: int = 0
     offset: int = 0
@@ -35,7 +34,7 @@ class Decoded(NamedTuple):
 
     readings: list[Reading]
     tombstones: list[Reading]
-    bad: list[tuple[SourceRecord, BadRecord]]
+    bad: list[tuple[Record, BadRecord]]
     without_metadata_count: int
 
 
@@ -44,14 +43,30 @@ def decoded(records: Iterable[oracle.Record], max_clock_skew_s: float = 3600) ->
     return decode_all([source_record(record) for record in records], max_clock_skew_s)
 
 
-def decode_all(records: Sequence[SourceRecord], max_clock_skew_s: float = 3600) -> Decoded:
-    """Decode a chunk and keep everything; the counts must agree."""
+def decode_all(records: Sequence[FakeRecord], max_clock_skew_s: float = 3600) -> Decoded:
+    """Decode records each by itself, and hold it against what a chunk of all of them says of each."""
     kept: list[Reading] = []
-    chunk = decode_chunk(records, max_clock_skew_s, kept.append)
-    readings = [item for item in kept if item.metadata is not None]
-    tombstones = [item for item in kept if item.metadata is None]
-    assert (chunk.reading_count, chunk.tombstone_count) == (len(readings), len(tombstones))
-    return Decoded(readings, tombstones, chunk.bad, chunk.without_metadata_count)
+    bad: list[tuple[Record, BadRecord]] = []
+    without_metadata_count = 0
+    for record in records:
+        alone = decode_chunk([record], record.partition, max_clock_skew_s)
+        found = [*alone.latest.readings.values(), *alone.latest.tombstones.values()]
+        assert len(found) + len(alone.bad) + alone.without_metadata_count == 1, "each is one thing"
+        kept += found
+        bad += alone.bad
+        without_metadata_count += alone.without_metadata_count
+    readings = [item for item in kept if not item.is_tombstone]
+    tombstones = [item for item in kept if item.is_tombstone]
+    if len({record.partition for record in records}) == 1:
+        together = decode_chunk(records, records[0].partition, max_clock_skew_s)
+        assert (together.reading_count, together.tombstone_count) == (len(readings), len(tombstones))
+        assert together.without_metadata_count == without_metadata_count
+        assert [(record, said.kind) for record, said in together.bad] == [(r, said.kind) for r, said in bad]
+        if all(one.offset < other.offset for one, other in itertools.pairwise(records)):
+            latest = Latest({}, {})
+            latest.merge(kept)
+            assert together.latest == latest
+    return Decoded(readings, tombstones, bad, without_metadata_count)
 
 
 def json_record(
@@ -75,13 +90,13 @@ def json_record(
 def reading(device_id: str = "d", *, offset: int = 0, partition: int = 0, timestamp_ms: int = NOW_MS) -> Reading:
     """Make a decoded reading whose datatype's name tells its offset."""
     event_time = oracle.EPOCH.replace(tzinfo=None) + timedelta(milliseconds=timestamp_ms)
-    record = FakeRecord(partition, offset, timestamp_ms, device_id.encode())
-    metadata = Metadata(datatype_name=msgspec.Raw(f'"{offset}"'.encode()))
-    return Reading(device_id, event_time, metadata, record, timestamp_ms)
+    value = f'{{"metadata":{{"datatype_name":"{offset}"}}}}'.encode()
+    record = FakeRecord(partition, offset, timestamp_ms, device_id.encode(), value)
+    return Reading(device_id, event_time, record, partition)
 
 
 def tombstone(device_id: str = "d", *, offset: int = 0, partition: int = 0, timestamp_ms: int = NOW_MS) -> Reading:
     """Make a decoded tombstone."""
     event_time = oracle.EPOCH.replace(tzinfo=None) + timedelta(milliseconds=timestamp_ms)
     record = FakeRecord(partition, offset, timestamp_ms, device_id.encode(), None)
-    return Reading(device_id, event_time, None, record, timestamp_ms)
+    return Reading(device_id, event_time, record, partition)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from stream_cache.hashes import to_texts
 from tests.fakes import FakeRecord, decode_all
 from tests.readings import BAD_VALUES, bad_samples, good_samples
 
@@ -70,7 +71,9 @@ def _check(value: bytes, neighbour: bytes) -> float:
     chunk = decode_all(records)
     seconds = time.perf_counter() - began
     assert "internal_error" not in {bad.kind for _, bad in chunk.bad}, "the decoder has a fault"
-    assert {0, 2} <= {reading.record.offset for reading in chunk.readings}, "a good neighbour was harmed"
+    for reading in chunk.readings:
+        to_texts(reading.metadata)
+    assert {0, 2} <= {reading.raw.offset for reading in chunk.readings}, "a good neighbour was harmed"
     told = [record.offset for record, _ in chunk.bad]
     assert len(chunk.readings) + len(told) + chunk.without_metadata_count == len(records), "a record was dropped"
     assert all(bad.reason and len(bad.reason) < 1_000 for _, bad in chunk.bad), "the reason is missing, or endless"

@@ -25,7 +25,7 @@ from stream_cache import dead_letters
 from stream_cache.dead_letters import DeadLetters
 from stream_cache.errors import BadRecord
 from stream_cache.metrics import Metrics
-from stream_cache.models import SourceRecord
+from stream_cache.models import Record
 from tests.fakes import NOW_MS, FakeRecord, decode_all
 from tests.waiting import wait_until_async
 
@@ -118,7 +118,7 @@ async def running(original_max_bytes: int = 262_144) -> AsyncIterator[Bench]:
         yield bench
 
 
-def refused(value: bytes, offset: int = 0) -> tuple[SourceRecord, BadRecord]:
+def refused(value: bytes, offset: int = 0) -> tuple[Record, BadRecord]:
     """Decode a bad record."""
     ((record, bad),) = decode_all([FakeRecord(2, offset, NOW_MS, b"d", value)]).bad
     return record, bad

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from stream_cache import decode, times
+from stream_cache import decode, metadata, times
 from stream_cache.errors import BadRecord
 from stream_cache.hashes import to_device, to_texts
 from stream_cache.judge import judge
-from stream_cache.models import Metadata, Reading, SourceRecord, ValidatedOutput, Wire
+from stream_cache.metadata import Metadata, read_metadata
+from stream_cache.models import Reading, Record, ValidatedOutput, Wire
 from tests import oracle, readings, strategies
 from tests.fakes import Decoded, FakeRecord, decode_all, decoded, json_record, source_record
 
@@ -39,7 +40,6 @@ def kept_texts(metadata: Metadata) -> dict[str, str]:
 def decoded_metadata(text: str) -> Metadata:
     """Decode a reading with this metadata, and return what is kept of it."""
     (reading,) = decoded([json_record("d", metadata=text)]).readings
-    assert reading.metadata is not None
     return reading.metadata
 
 
@@ -48,7 +48,7 @@ def assert_agree(record: oracle.Record) -> None:
     verdict, chunk = oracle.judge(record), decoded([record])
     if isinstance(verdict, oracle.Bad):
         ((refused, why),) = chunk.bad
-        assert refused == source_record(record)
+        assert refused == Record.of(source_record(record), record.partition)
         assert why.kind
         assert why.reason
         assert not chunk.readings
@@ -58,14 +58,13 @@ def assert_agree(record: oracle.Record) -> None:
     if isinstance(verdict, oracle.Tombstone):
         (tombstone,) = chunk.tombstones
         assert (tombstone.device_id, event_us(tombstone) // 1000) == (verdict.device_id, record.timestamp_ms)
-        assert tombstone.metadata is None
+        assert tombstone.is_tombstone
         return
     if verdict.metadata is None:
         assert chunk == Decoded([], [], [], 1)
         return
     (reading,) = chunk.readings
     assert (reading.device_id, event_us(reading)) == (verdict.device_id, verdict.event_us)
-    assert reading.metadata is not None
     assert reading.record_ms == verdict.record_ms
     texts = verdict.texts
     assert kept_texts(reading.metadata) == {name: texts.get(name, "null") for name in oracle.KEPT_OF_METADATA}
@@ -175,7 +174,7 @@ def test_validated_output__says_the_same_of_a_good_record(fields: dict[str, Any]
     if record.metadata is None:
         assert wire.metadata is None
     else:
-        kept = {name: json.loads(text) for name, text in kept_texts(cast("Metadata", wire.metadata)).items()}
+        kept = {name: json.loads(text) for name, text in kept_texts(read_metadata(value)).items()}
         assert kept == {name: record.metadata.get(name) for name in oracle.KEPT_OF_METADATA}
 
 
@@ -191,7 +190,9 @@ def test_fast_decoder__takes_only_what_the_exact_one_takes_and_in_the_same_way(v
     for name in ("request_id", "timestamp", "device_id"):
         assert getattr(fast, name) == getattr(exact, name), name
     assert (fast.index or "") == (exact.index or "")  # null counts as ""
-    assert fast.metadata == exact.metadata
+    assert (fast.metadata is None) == (exact.metadata is None)
+    if exact.metadata is not None:
+        assert metadata._read_fast(value).metadata == metadata._read_exactly(value.decode())
 
 
 @given(strategies.event_times() | st.text(min_size=8, max_size=40).map("{}+02:00".format))
@@ -280,7 +281,6 @@ def test_number_that_no_float_holds_beside_half_of_a_pair__is_kept_as_it_is(held
     text = held % number
     value = b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":[],"metadata":{"persist":%s}}' % text
     (reading,) = decoded([record_of(value)]).readings
-    assert reading.metadata is not None
     assert bytes(reading.metadata.persist) == text
 
 
@@ -304,16 +304,10 @@ def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.Mon
 @given(st.lists(st.tuples(st.booleans(), strategies.bad_values(), strategies.valid_values()), max_size=4))
 @settings(max_examples=50, deadline=None)
 def test_bad_neighbour__harms_nobody(records: list[tuple[bool, bytes, bytes]]) -> None:
-    """A chunk says of its records what each would say alone, in their order."""
-    chunk_records = [
+    decoded(  # holds the chunk against each alone
         dataclasses.replace(record_of(bad if is_bad else good), offset=offset)
         for offset, (is_bad, bad, good) in enumerate(records)
-    ]
-    together, alone = decoded(chunk_records), [decoded([record]) for record in chunk_records]
-    assert [record for record, _ in together.bad] == [record for chunk in alone for record, _ in chunk.bad]
-    assert [bad.reason for _, bad in together.bad] == [bad.reason for chunk in alone for _, bad in chunk.bad]
-    assert [reading.record for reading in together.readings] == [r.record for chunk in alone for r in chunk.readings]
-    assert together.without_metadata_count == sum(chunk.without_metadata_count for chunk in alone)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ clock skew
@@ -434,11 +428,10 @@ def test_texts__are_read_back_as_they_came(fields: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------- Kafka timestamps
 
 
-def decoded_at(record: oracle.Record, now_ms: int) -> tuple[list[Reading], list[tuple[SourceRecord, BadRecord]]]:
+def decoded_at(record: oracle.Record, now_ms: int) -> tuple[list[Reading], list[tuple[Record, BadRecord]]]:
     """Decode one record by a worker whose clock says `now_ms`."""
-    kept: list[Reading] = []
-    chunk = decode.decode_chunk([source_record(record)], 3600, kept.append, clock=lambda: now_ms / 1000)
-    return kept, chunk.bad
+    chunk = decode.decode_chunk([source_record(record)], 0, 3600, clock=lambda: now_ms / 1000)
+    return list(chunk.latest.readings.values()), chunk.bad
 
 
 def test_no_kafka_timestamp__event_time_takes_its_place_up_to_the_workers_clock() -> None:
@@ -461,9 +454,8 @@ def test_no_kafka_timestamp__harms_no_neighbour() -> None:
         json_record("b", offset=1, timestamp_ms=MS, event_time=late),
         json_record("c", offset=2, timestamp_ms=MS + 1, event_time=late),
     ]
-    kept: list[Reading] = []
-    chunk = decode.decode_chunk(list(map(source_record, records)), 3600, kept.append, clock=lambda: MS / 1000)
-    assert [reading.device_id for reading in kept] == ["a", "c"]
+    chunk = decode.decode_chunk(list(map(source_record, records)), 0, 3600, clock=lambda: MS / 1000)
+    assert list(chunk.latest.readings) == ["a", "c"]
     assert [record.offset for record, _ in chunk.bad] == [1]
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from stream_cache.error_record import Rejection
 from stream_cache.errors import BadRecord
-from stream_cache.models import SourceRecord, format_time
+from stream_cache.models import Record, format_time
 from tests import readings, strategies
 from tests.fakes import NOW_MS, FakeRecord, decode_all
 
 OBJECT = b'{"request_id": "r-1", "timestamp": "yesterday", "device_id": "d", "values": [1]}'
 
 
-def refused(value: bytes | None, key: bytes | None = b"d") -> tuple[SourceRecord, BadRecord]:
+def refused(value: bytes | None, key: bytes | None = b"d") -> tuple[Record, BadRecord]:
     """Decode a bad record."""
     ((record, bad),) = decode_all([FakeRecord(2, 7, NOW_MS, key, value)]).bad
     return record, bad
@@ -29,7 +29,7 @@ def refused(value: bytes | None, key: bytes | None = b"d") -> tuple[SourceRecord
 class Sent:
     """An error record as its reader sees it."""
 
-    def __init__(self, item: tuple[SourceRecord, BadRecord], original_max_bytes: int = 262_144) -> None:
+    def __init__(self, item: tuple[Record, BadRecord], original_max_bytes: int = 262_144) -> None:
         error_record = Rejection.of(*item).encode("iot_validated_data", original_max_bytes)
         self.key, self.headers = error_record.key, error_record.headers
         self.said: dict[str, Any] = json.loads(error_record.value, parse_constant=pytest.fail)
@@ -116,7 +116,7 @@ def test_original__with_a_limit_of_0_is_its_size() -> None:
 )
 def test_any_value_kind_and_text__makes_valid_json(value: bytes, original_max_bytes: int, kind: str, text: str) -> None:
     """Whatever was said of the value: a fault of the service may stop it before it knows whether it is JSON."""
-    said = Sent((FakeRecord(value=value), BadRecord(kind, text, text)), original_max_bytes).said
+    said = Sent((Record(0, 0, NOW_MS, None, value), BadRecord(kind, text, text)), original_max_bytes).said
     original = said["original_message"]
     assert (said["error"], said["request_id"]) == (text, text)
     if len(value) > original_max_bytes:
@@ -147,5 +147,5 @@ def test_timestamp__is_when_it_was_refused() -> None:
 
 def test_tombstone__that_redis_refuses_makes_valid_json() -> None:
     """One whose key is fine, but whose Redis key holds something that is no hash."""
-    sent = Sent((FakeRecord(value=None, key=b"d"), BadRecord("wrong_redis_type", "device_id: no hash")))
+    sent = Sent((Record(0, 0, NOW_MS, b"d", None), BadRecord("wrong_redis_type", "device_id: no hash")))
     assert sent.said["original_message"] == {"base64": ""}

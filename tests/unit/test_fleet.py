@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 import pytest
 
@@ -16,21 +15,11 @@ from stream_cache.demo.fleet import (
     FleetRecord,
     Quality,
 )
-from tests.fakes import Decoded, decode_all
+from tests.fakes import Decoded, FakeRecord, decode_all
 
 NOW = datetime(2026, 11, 22, 10, 15, 30, 123456, tzinfo=UTC)
 DEVICE_COUNT = 300
 REPORT_COUNT = 10_000
-
-
-class Received(NamedTuple):
-    """A record as a consumer gets it."""
-
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
 
 
 def sent(fleet: Fleet, report_count: int = REPORT_COUNT) -> Iterator[tuple[datetime, FleetRecord]]:
@@ -41,8 +30,7 @@ def sent(fleet: Fleet, report_count: int = REPORT_COUNT) -> Iterator[tuple[datet
 
 
 def decode(now: datetime, record: FleetRecord) -> Decoded:
-    received = Received(0, 0, int(now.timestamp() * 1000), record.key, record.value)
-    return decode_all([received])
+    return decode_all([FakeRecord(0, 0, int(now.timestamp() * 1000), record.key, record.value)])
 
 
 @pytest.fixture(scope="module")

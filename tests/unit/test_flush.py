@@ -14,8 +14,7 @@ from stream_cache import flush
 from stream_cache.errors import BadRecord, StoreUnavailable
 from stream_cache.flush import Flusher
 from stream_cache.metrics import Metrics
-from stream_cache.models import PutResult, Reading, SourceRecord
-from stream_cache.window import Latest
+from stream_cache.models import Latest, PutResult, Reading, Record
 from tests.fakes import reading, tombstone
 from tests.waiting import wait_until_async
 
@@ -62,7 +61,7 @@ class Bench:
 
     def __init__(self, interval_s: float, max_unacked: int) -> None:
         self.window, self.sink, self.metrics = FakeWindow(), FakeSink(), Metrics()
-        self.told: list[tuple[SourceRecord, BadRecord]] = []
+        self.told: list[tuple[Record, BadRecord]] = []
         self.telling: list[asyncio.Future[None]] = []
         self.acked: list[int] = []
         self.flusher = Flusher(
@@ -74,7 +73,7 @@ class Bench:
             max_unacked=max_unacked,
         )
 
-    def _tell(self, refused: Sequence[tuple[SourceRecord, BadRecord]]) -> asyncio.Future[None]:
+    def _tell(self, refused: Sequence[tuple[Record, BadRecord]]) -> asyncio.Future[None]:
         self.told += refused
         self.telling.append(asyncio.get_running_loop().create_future())
         return self.telling[-1]

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_cache.app import create_app
-from stream_cache.models import Reading
-from stream_cache.window import ChangelogFreeTable, ChangelogFreeTableManager, Latest, Window
+from stream_cache.models import Latest, Reading
+from stream_cache.window import ChangelogFreeTable, ChangelogFreeTableManager, Window
 from tests.fakes import NOW_MS, reading, tombstone
 
 Event = tuple[int, bool, int, int, int]
@@ -36,7 +36,7 @@ def to_reading(event: Event) -> Reading:
 
 def order(item: Reading) -> tuple[Any, int, int]:
     """The contract's order, in its own words: event time, then Kafka offset, then partition."""
-    return item.event_time, item.record.offset, item.record.partition
+    return item.event_time, item.raw.offset, item.partition
 
 
 def latest_of(items: list[Reading]) -> dict[str, Reading]:
@@ -45,8 +45,8 @@ def latest_of(items: list[Reading]) -> dict[str, Reading]:
 
 def expected(items: list[Reading]) -> Latest:
     return Latest(
-        latest_of([item for item in items if item.metadata is not None]),
-        latest_of([item for item in items if item.metadata is None]),
+        latest_of([item for item in items if not item.is_tombstone]),
+        latest_of([item for item in items if item.is_tombstone]),
     )
 
 
@@ -59,7 +59,7 @@ def latest(*items: Reading) -> Latest:
 
 def add(window: Window, chunk: list[Reading]) -> None:
     """Add a chunk, whose records come from one partition; here, for the orders' sake, it may be any."""
-    window.add(chunk[0].record.partition, latest(*chunk))
+    window.add(chunk[0].partition, latest(*chunk))
 
 
 @pytest.fixture
@@ -107,15 +107,15 @@ def test_taken__is_not_touched_by_what_comes_later(window: Window) -> None:
     window.add(0, latest(reading("a", offset=1)))
     taken = window.take()
     window.add(0, latest(reading("a", offset=2)))
-    assert taken.readings["a"].record.offset == 1
-    assert window.take().readings["a"].record.offset == 2
+    assert taken.readings["a"].raw.offset == 1
+    assert window.take().readings["a"].raw.offset == 2
 
 
 def test_same_device_in_two_partitions__is_one(window: Window) -> None:
     """A record may come with another key than its device's."""
     window.add(0, latest(reading("a", offset=1, partition=0)))
     window.add(1, latest(reading("a", offset=1, partition=1)))
-    assert [r.record.partition for r in window.take().readings.values()] == [1]
+    assert [r.partition for r in window.take().readings.values()] == [1]
 
 
 @pytest.mark.parametrize("size_s", [0.01, 0.1, 0.5, 0.999, 1.0, 1.5, 60.0])
