@@ -6,7 +6,6 @@ needn't be: a block of it holds 22 times its size at most.
 
 from __future__ import annotations
 
-import gzip
 import io
 import struct
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import cramjam
 import lz4.frame
 import zstandard
 from aiokafka.errors import UnsupportedCodecError
+from isal import igzip
 
 #: How the framing begins that Java's producer puts around snappy blocks: magic, then two version numbers. librdkafka
 #: writes one bare block.
@@ -41,7 +41,7 @@ def _open_snappy(data: bytes) -> BinaryIO:
 
 #: By the number that a batch's attributes hold. Source: Kafka's RecordBatch, "compression type".
 _OPEN: Final[Mapping[int, Callable[[bytes], BinaryIO]]] = {
-    1: lambda data: cast("BinaryIO", gzip.GzipFile(fileobj=io.BytesIO(data))),
+    1: lambda data: cast("BinaryIO", igzip.IGzipFile(fileobj=io.BytesIO(data))),  # type: ignore[no-untyped-call]
     2: _open_snappy,
     3: lambda data: cast("BinaryIO", lz4.frame.LZ4FrameFile(io.BytesIO(data))),
     4: _open_zstd,

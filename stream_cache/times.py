@@ -16,14 +16,8 @@ _EPOCH_UTC = EPOCH.replace(tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-class _Epochs(dict[tzinfo | None, datetime]):
-    """The epoch in each zone that was met; there is no more than one for each minute of a day, and back."""
-
-    def __missing__(self, zone: tzinfo | None) -> datetime:
-        return self.setdefault(zone, _EPOCH_UTC.astimezone(zone))
-
-
-_EPOCH_IN = _Epochs({None: EPOCH})
+#: The epoch in each zone that was met; there is no more than one for each minute of a day, and back.
+_EPOCH_IN: dict[tzinfo | None, datetime] = {None: EPOCH}
 parse_iso = datetime.fromisoformat
 _read_json_time = msgspec.json.Decoder(datetime).decode
 #: Of a time with an offset in hours and minutes and no more than six digits of a second.
@@ -51,6 +45,8 @@ def parse_with_offset(text: str) -> datetime:
         try:
             moment = _read_json_time(f'"{text}"')
             return EPOCH + (moment - _EPOCH_IN[moment.tzinfo])
+        except KeyError:
+            _EPOCH_IN[moment.tzinfo] = _EPOCH_UTC.astimezone(moment.tzinfo)
         except (ValueError, OverflowError):
             pass
     return parse_iso(text)

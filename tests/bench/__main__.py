@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from tests.bench import backlog, chart, freshness, index_growth, lookups, memory, report, scaling, startup
+from tests.bench import backlog, chart, decoding, freshness, index_growth, lookups, memory, report, scaling, startup
 from tests.bench.endpoints import Endpoints, running_services
 from tests.bench.figures import Figure, print_figures
 from tests.bench.load import LoadError
@@ -57,12 +57,17 @@ def _startup(endpoints: Endpoints, scale: Scale) -> list[Figure]:
     return startup.measure(endpoints, 1 if scale.is_quick else startup.ROUNDS)
 
 
+def _decoding(_endpoints: Endpoints, _scale: Scale) -> list[Figure]:
+    return decoding.measure()
+
+
 MEASUREMENTS: Final[dict[str, Measurement]] = {
     "freshness": _freshness,
     "lookups": _lookups,
     "footprint": _footprint,
     "scaling": _scaling,
     "startup": _startup,
+    "decoding": _decoding,
 }
 ROW_NAMES: Final = tuple(row.name for row in ROWS)
 
