@@ -43,10 +43,11 @@ coverage: $(VENV)/.installed-dev ## run the tests, and show which lines they mis
 	$(BIN)/python -m coverage report --show-missing --skip-covered
 
 .PHONY: lint
-lint: $(VENV)/.installed-dev ## check style and types
+lint: $(VENV)/.installed-dev ## check style, types and which module may import which
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
 .PHONY: format
 format: $(VENV)/.installed-dev ## lay out the code, and mend what ruff can mend
@@ -67,7 +68,7 @@ fuzz: $(VENV)/.installed-dev ## throw INPUTS=1000000 odd records at the decoder
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## measure, beside other libraries (BENCH=--quick for a short run)
-	$(BIN)/python -m tests.bench $(BENCH)
+	$(BIN)/python -m bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built and cached, but not .venv and Kafka's jars

@@ -1,7 +1,7 @@
 """Wires everything together: `create_app(settings)`, and the app that `faust -A stream_cache.app worker` finds.
 
-Kafka -> batching -> decode -> window -> flush -> store -> Redis
-HTTP  -> web -> views -> store -> Redis
+Kafka -> kafka/ (chunks) -> readings/ (decode) -> pipeline/ (window, flush) -> store/ -> Redis
+HTTP  -> web/ -> store/ -> Redis
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ import mode.loop
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types import StreamT
 
-from stream_cache import views
-from stream_cache.batching import ChunkTransport
-from stream_cache.boot import BootOrder
-from stream_cache.broker_wait import PatientProducer
-from stream_cache.broker_watch import BrokerWatch
-from stream_cache.chunks import Chunk, ChunkSchema
-from stream_cache.dead_letters import DeadLetters
-from stream_cache.decode import DecodedChunk, decode_chunk
 from stream_cache.errors import UnflushedReadings, WrongSetting
-from stream_cache.eviction import warn_of_eviction
-from stream_cache.faust_options import faust_options
-from stream_cache.flush import Flusher
-from stream_cache.health import Health
-from stream_cache.kafka_client import KafkaClient
-from stream_cache.membership import Membership
+from stream_cache.kafka.boot import BootOrder
+from stream_cache.kafka.broker_wait import PatientProducer
+from stream_cache.kafka.broker_watch import BrokerWatch
+from stream_cache.kafka.chunks import Chunk, ChunkSchema
+from stream_cache.kafka.client import KafkaClient
+from stream_cache.kafka.error_topic import DeadLetters
+from stream_cache.kafka.membership import Membership
+from stream_cache.kafka.near_misses import near_misses
+from stream_cache.kafka.options import faust_options
+from stream_cache.kafka.tables import latest_by_partition
+from stream_cache.kafka.transport import ChunkTransport
 from stream_cache.metrics import Metrics
-from stream_cache.models import RawRecord
-from stream_cache.near_misses import near_misses
-from stream_cache.prune import Pruner
+from stream_cache.observe.completeness import StateGuard
+from stream_cache.observe.health import Health
+from stream_cache.pipeline.flush import Flusher
+from stream_cache.pipeline.window import Window
+from stream_cache.readings.decode import DecodedChunk, decode_chunk
+from stream_cache.readings.reading import RawRecord
 from stream_cache.settings import Settings
-from stream_cache.state import StateGuard
-from stream_cache.store import Store
-from stream_cache.web import WebServer
-from stream_cache.window import Window
+from stream_cache.store.eviction import warn_of_eviction
+from stream_cache.store.pruner import Pruner
+from stream_cache.store.store import Store
+from stream_cache.web.routes import BLUEPRINTS
+from stream_cache.web.server import WebServer
 
 #: The contract gives a shutdown 10 s: SHUTDOWN_TIMEOUT_S, at most 8, for the flush; the rest is for the last steps that
 #: wait for Kafka (see `ChunkTransport`).
@@ -65,7 +66,7 @@ class StreamCache(faust.App):
             original_max_bytes=settings.error_original_max_bytes,
             metrics=self.metrics,
         )
-        self.window = Window(self, settings.flush_interval_s)
+        self.window = Window(latest_by_partition(self, settings.flush_interval_s))
         self.flusher = Flusher(
             self.window,
             self.store,
@@ -103,7 +104,7 @@ class StreamCache(faust.App):
             concurrency=1,  # chunks of a partition are taken in order
             supervisor_strategy=mode.CrashingSupervisor,  # a fault here is no record's: exit, nothing is lost
         )(self._keep_latest)
-        for blueprint in (views.root, views.devices, views.health, views.metrics):
+        for blueprint in BLUEPRINTS:
             self.web.blueprints.add("", blueprint)
 
     async def _keep_latest(self, stream: StreamT[Any]) -> None:

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stream_cache.decode import DecodedChunk
-    from stream_cache.models import PutResult
+    from stream_cache.pipeline.sink import PutResult
+    from stream_cache.readings.decode import DecodedChunk
 
 
 class Metrics:

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from stream_cache.decode import decode_chunk
 from stream_cache.errors import BadRecord
-from stream_cache.models import Latest, Reading, Record
+from stream_cache.readings.decode import decode_chunk
+from stream_cache.readings.reading import Latest, Reading, Record
 from tests import oracle, readings
 
 NOW_MS = readings.BASE_MS
 
 
 class FakeRecord(NamedTuple):
-    """What the package reads of a record (`stream_cache.models.RawRecord`), and its partition."""
+    """What the package reads of a record (`stream_cache.readings.reading.RawRecord`), and its partition."""
 
     partition: int = 0
     offset: int = 0

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from stream_cache.hashes import to_texts
+from stream_cache.store.hashes import to_texts
 from tests.fakes import FakeRecord, decode_all
 from tests.readings import BAD_VALUES, bad_samples, good_samples
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from stream_cache.models import Latest, PutResult
+from stream_cache.pipeline.sink import PutResult
+from stream_cache.readings.reading import Latest
 from stream_cache.settings import Settings
-from stream_cache.store import Store
+from stream_cache.store.store import Store
 from tests import oracle
 from tests.fakes import decoded, json_record
 from tests.harness import RedisDatabase

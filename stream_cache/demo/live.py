@@ -18,8 +18,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 from stream_cache.demo.sender import QUIET, Sender
 from stream_cache.errors import StoreUnavailable
-from stream_cache.models import format_time
-from stream_cache.store import Store
+from stream_cache.readings.times import format_time
+from stream_cache.store.store import Store
 
 _PROBE_EVERY_S, _PROBE_POLL_S, _PROBE_GIVE_UP_S = 0.1, 0.004, 30.0
 _ERRORS_EVERY_S = 0.1

@@ -20,7 +20,7 @@ from stream_cache.demo.live import LEGEND, Freshness, ToldErrors, look_up, say, 
 from stream_cache.demo.sender import QUIET, Sender
 from stream_cache.errors import StoreUnavailable, WrongSetting
 from stream_cache.settings import Settings
-from stream_cache.store import Store
+from stream_cache.store.store import Store
 
 _BROKER_ANSWERS_S, _REQUEST_S = 10, 1.0
 _EXAMPLES_S = 30.0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_cache.metrics import Metrics
-from stream_cache.prune import Pruner
+from stream_cache.store.pruner import Pruner
 from tests import oracle
 from tests.fakes import json_record
 from tests.harness import RedisDatabase, wait_until_async

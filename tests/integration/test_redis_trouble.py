@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from stream_cache import redis_connection
 from stream_cache.errors import AnswerTooLarge, StoreUnavailable
-from stream_cache.eviction import warn_of_eviction
+from stream_cache.store import connection as redis_connection
+from stream_cache.store.eviction import warn_of_eviction
 from tests.faults.proxy import Proxy
 from tests.harness import RedisDatabase, wait_until
 from tests.services import RedisServer, free_port

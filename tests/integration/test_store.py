@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from stream_cache.errors import StoreUnavailable
 from stream_cache.metrics import Metrics
-from stream_cache.prune import Pruner
 from stream_cache.settings import Settings
-from stream_cache.store import Store
+from stream_cache.store.pruner import Pruner
+from stream_cache.store.store import Store
 from tests import oracle, readings, strategies
 from tests.harness import RedisDatabase, wait_until, wait_until_async
 from tests.services import OldRedisServer, RedisServer
@@ -695,7 +695,7 @@ def test_list__ends_a_page_early_whose_ids_would_be_too_many_bytes_of_json(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, letter: str
 ) -> None:
     """Each of these is 1,700 bytes: a letter that JSON escapes takes six."""
-    monkeypatch.setattr("stream_cache.store.MAX_ANSWER_BYTES", 16 * 1024)
+    monkeypatch.setattr("stream_cache.store.store.MAX_ANSWER_BYTES", 16 * 1024)
     width = len(json.dumps(letter)) - 2
     device_ids = [f"{number:02d}{letter * (1694 // width)}" for number in range(25)]
     bench.put([record_of(device_id, offset=number) for number, device_id in enumerate(device_ids)])

@@ -1,0 +1,1 @@
+"""Kafka, by Faust and aiokafka: the only room that reaches into the two."""

@@ -1,0 +1,1 @@
+"""What must look at Kafka and Redis both."""

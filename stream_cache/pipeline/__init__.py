@@ -1,0 +1,1 @@
+"""The window and the flush: know neither Kafka nor Redis."""

@@ -1,0 +1,1 @@
+"""HTTP: lookups, probes and metrics."""

@@ -1,0 +1,222 @@
+"""The window: latest reading per device, whatever the order and the chunks, in a Faust table without a changelog."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import faust
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream_cache.app import create_app
+from stream_cache.kafka.tables import ChangelogFreeTable, ChangelogFreeTableManager, latest_by_partition
+from stream_cache.pipeline.window import Window
+from stream_cache.readings.reading import Latest, Reading
+from tests.fakes import NOW_MS, reading, tombstone
+
+Event = tuple[int, bool, int, int, int]
+"""Device, whether a tombstone, event time, offset, partition."""
+
+
+def memory_app() -> faust.App:
+    return faust.App(
+        "test_window",
+        broker="kafka://127.0.0.1:1",
+        store="memory://",
+        Table=ChangelogFreeTable,
+        TableManager=ChangelogFreeTableManager,
+    )
+
+
+def to_reading(event: Event) -> Reading:
+    device, is_tombstone, second, offset, partition = event
+    make = tombstone if is_tombstone else reading
+    return make(f"d{device}", offset=offset, partition=partition, timestamp_ms=NOW_MS + second * 1000)
+
+
+def order(item: Reading) -> tuple[Any, int, int]:
+    """The contract's order, in its own words: event time, then Kafka offset, then partition."""
+    return item.event_time, item.raw.offset, item.partition
+
+
+def latest_of(items: list[Reading]) -> dict[str, Reading]:
+    return {item.device_id: max((i for i in items if i.device_id == item.device_id), key=order) for item in items}
+
+
+def expected(items: list[Reading]) -> Latest:
+    return Latest(
+        latest_of([item for item in items if not item.is_tombstone]),
+        latest_of([item for item in items if item.is_tombstone]),
+    )
+
+
+def latest(*items: Reading) -> Latest:
+    """Give what a chunk says."""
+    chunk = Latest({}, {})
+    chunk.merge(items)
+    return chunk
+
+
+def add(window: Window, chunk: list[Reading]) -> None:
+    """Add a chunk, whose records come from one partition; here, for the orders' sake, it may be any."""
+    window.add(chunk[0].partition, latest(*chunk))
+
+
+@pytest.fixture
+def window() -> Window:
+    return Window(latest_by_partition(memory_app(), 0.5))
+
+
+_EVENTS = st.lists(
+    st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 3), st.integers(0, 4), st.integers(0, 2)),
+    min_size=1,
+    max_size=25,
+    unique_by=lambda event: event[3:],  # a record has its place for itself
+)
+
+
+@given(_EVENTS, st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_order_and_chunks__keep_the_latest_of_each_device(events: list[Event], data: st.DataObject) -> None:
+    """With duplicates, and with windows that end in between."""
+    items = [to_reading(event) for event in events]
+    arriving = data.draw(st.permutations(items + data.draw(st.lists(st.sampled_from(items), max_size=5))))
+    now_s = 0.0
+    window = Window(latest_by_partition(memory_app(), 0.5, clock=lambda: now_s))
+    while arriving:
+        count = data.draw(st.integers(1, len(arriving)))
+        now_s += data.draw(st.sampled_from([0.0, 0.1, 0.5, 7.0]))
+        add(window, arriving[:count])
+        arriving = arriving[count:]
+    wanted = expected(items)
+    assert window.device_count() >= len(wanted.readings) + len(wanted.tombstones)
+    assert window.take() == wanted
+
+
+def test_take__empties(window: Window) -> None:
+    window.add(0, latest(reading("a"), tombstone("b")))
+    window.add(1, latest(reading("c", partition=1)))
+    assert window.device_count() == 3
+    taken = window.take()
+    assert (set(taken.readings), set(taken.tombstones)) == ({"a", "c"}, {"b"})
+    assert window.device_count() == 0
+    assert window.take() == Latest({}, {})
+
+
+def test_taken__is_not_touched_by_what_comes_later(window: Window) -> None:
+    window.add(0, latest(reading("a", offset=1)))
+    taken = window.take()
+    window.add(0, latest(reading("a", offset=2)))
+    assert taken.readings["a"].raw.offset == 1
+    assert window.take().readings["a"].raw.offset == 2
+
+
+def test_same_device_in_two_partitions__is_one(window: Window) -> None:
+    """A record may come with another key than its device's."""
+    window.add(0, latest(reading("a", offset=1, partition=0)))
+    window.add(1, latest(reading("a", offset=1, partition=1)))
+    assert [r.partition for r in window.take().readings.values()] == [1]
+
+
+@pytest.mark.parametrize("size_s", [0.01, 0.1, 0.5, 0.999, 1.0, 1.5, 60.0])
+def test_size__of_any_length_works(size_s: float) -> None:
+    now_s = 1_795_342_535.25
+    window = Window(latest_by_partition(memory_app(), size_s, clock=lambda: now_s))
+    for number in range(5):
+        window.add(0, latest(reading(f"d{number}", offset=number)))
+        now_s += size_s * 0.7
+    assert len(window.take().readings) == 5
+
+
+async def test_unflushed_windows__outlive_any_outage() -> None:
+    """Windows that ended long ago wait for their flush, not for an expiry."""
+    now_s = 1000.0
+    app = memory_app()
+    window = Window(latest_by_partition(app, 0.5, clock=lambda: now_s))
+    table: Any = app.tables["latest"]
+    for number in range(20):
+        window.add(0, latest(reading(f"d{number}", offset=number)))
+        now_s += 3600
+        await table._del_old_keys()  # what Faust does every 30 s
+    assert len(window.take().readings) == 20
+
+
+def test_flushed_windows__leave_nothing_behind() -> None:
+    """Faust keeps an entry per write until the window expires; ours never do."""
+    now_s = 1000.0
+    app = memory_app()
+    window = Window(latest_by_partition(app, 0.5, clock=lambda: now_s))
+    for number in range(50):
+        window.add(number % 8, latest(reading()))
+        window.take()
+        now_s += 0.5
+    table: Any = app.tables["latest"]
+    held = [table.data, *table._partition_timestamps.values(), *table._partition_timestamp_keys.values()]
+    assert sum(map(len, held)) == 0
+
+
+# ------------------------------------------------------------------------------------------- in Faust
+
+
+@pytest.fixture
+async def agent_app() -> tuple[faust.App, Window]:
+    app = memory_app()
+    return app, Window(latest_by_partition(app, 0.5))
+
+
+async def test_in_an_agent__it_is_filled_inside_and_taken_outside(agent_app: tuple[faust.App, Window]) -> None:
+    """The agent adds, in its event's context; the flush task takes, without any."""
+    app, window = agent_app
+
+    async def keep(stream: Any) -> AsyncIterator[int]:
+        async for number in stream:
+            window.add(0, latest(reading(f"d{number}", offset=number)))
+            yield number
+
+    agent = app.agent(app.topic("numbers"))(keep)
+    async with agent.test_context() as test_agent:
+        for number in range(3):
+            await test_agent.put(number)
+        taken = await asyncio.create_task(taken_elsewhere(window))
+    assert set(taken.readings) == {"d0", "d1", "d2"}
+    assert window.device_count() == 0
+
+
+async def taken_elsewhere(window: Window) -> Latest:
+    return window.take()
+
+
+async def test_table__has_no_changelog_topic_and_sends_nothing(agent_app: tuple[faust.App, Window]) -> None:
+    app, window = agent_app
+    table: Any = app.tables["latest"]
+    assert app.tables.changelog_topics == set()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a changelog record")
+
+    table._send_changelog = table.send_changelog = refuse
+    window.add(0, latest(reading()))
+    window.take()
+
+
+async def test_service__subscribes_to_the_source_topic_only() -> None:
+    app = create_app({})
+    app.finalize()
+    await app.agents.start()
+    topics: Any = app.topics
+    try:
+        await topics._update_indices()
+        assert set(topics._topic_name_index) == {"iot_validated_data"}
+    finally:
+        await app.agents.stop()
+
+
+async def test_service__declares_no_topic() -> None:
+    """A typing error in a topic's name must not make a new topic."""
+    app = create_app({})
+    assert app.conf.topic_allow_declare is False
+    assert app.conf.topic_disable_leader is True
+    table: Any = app.tables["latest"]
+    assert isinstance(table, ChangelogFreeTable)
+    assert app.tables.changelog_topics == set()
