@@ -1,6 +1,6 @@
 """What the rest of the service may ask of the consumer: is it a member of its group, and how far has it come.
 
-Between Faust's app, with the consumer of `batching.py`, and the probes.
+Between Faust's app, with the consumer of `transport.py`, and the probes.
 """
 
 from __future__ import annotations

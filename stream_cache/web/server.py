@@ -1,6 +1,6 @@
 """The web server: Faust's aiohttp driver with limits, a token, and every error as an answer.
 
-Between aiohttp and `views.py`. Faust's own pages are closed: they show internals.
+Between aiohttp and `routes/`. Faust's own pages are closed: they show internals.
 """
 
 from __future__ import annotations
