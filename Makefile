@@ -54,6 +54,10 @@ format: $(VENV)/.installed-dev ## lay out the code, and mend what ruff can mend
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
 
+.PHONY: docs
+docs: $(VENV)/.installed-dev ## write README's table of settings, .env.example and compose's list from stream_cache/settings.py
+	$(BIN)/python docs/generate.py
+
 .PHONY: faults
 faults: $(VENV)/.installed-dev ## kill, freeze and cut the worker, Kafka and Redis (minutes)
 	$(BIN)/python -m pytest tests/faults

@@ -8,6 +8,7 @@ Standard library only, and http.client rather than urllib: no proxy of the envir
 
 import http.client
 import os
+import pathlib
 import ssl
 import sys
 
@@ -23,7 +24,7 @@ def find_fault() -> str | None:
     port = os.environ.get("WEB_PORT", "").strip() or "6066"
     try:
         connection = _connection(LOOPBACK_OF.get(bind, bind), int(port))
-        token = os.environ.get("API_TOKEN", "").strip()
+        token = _token()
         headers = {"Connection": "close"} | ({"Authorization": f"Bearer {token}"} if token else {})
         connection.request("GET", "/health/live", headers=headers)
         response = connection.getresponse()
@@ -33,6 +34,11 @@ def find_fault() -> str | None:
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
         return f"no answer at port {port}: {type(error).__name__}: {error}"
     return f"/health/live answered {response.status}: {' '.join(body.split())}"
+
+
+def _token() -> str:
+    path = os.environ.get("API_TOKEN_FILE", "").strip()
+    return (pathlib.Path(path).read_text(encoding="utf-8") if path else os.environ.get("API_TOKEN", "")).strip()
 
 
 def _connection(host: str, port: int) -> http.client.HTTPConnection:

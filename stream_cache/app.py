@@ -18,7 +18,7 @@ import mode.loop
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types import StreamT
 
-from stream_cache.errors import UnflushedReadings, WrongSetting
+from stream_cache.errors import InvalidSetting, UnflushedReadings
 from stream_cache.kafka.boot import BootOrder
 from stream_cache.kafka.broker_wait import PatientProducer
 from stream_cache.kafka.broker_watch import BrokerWatch
@@ -56,33 +56,33 @@ class StreamCache(faust.App):
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings, self._near_misses = settings, near_misses(environ)
-        super().__init__(settings.kafka_consumer_group_id, **faust_options(settings, environ))
+        super().__init__(settings.kafka.group_id, **faust_options(settings, environ))
         self.metrics = Metrics()
-        self.store = Store.from_settings(settings)
+        self.store = Store.from_settings(settings.redis)
         self.dead_letters = DeadLetters(
             self._send_error_record,
-            source_topic=settings.kafka_validated_data_topic,
-            error_topic=settings.kafka_error_topic,
-            original_max_bytes=settings.error_original_max_bytes,
+            source_topic=settings.kafka.source_topic,
+            error_topic=settings.kafka.error_topic,
+            original_max_bytes=settings.pipeline.error_original_max_bytes,
             metrics=self.metrics,
         )
-        self.window = Window(latest_by_partition(self, settings.flush_interval_s))
+        self.window = Window(latest_by_partition(self, settings.pipeline.flush_interval_s))
         self.flusher = Flusher(
             self.window,
             self.store,
             self.dead_letters.publish,
             self.metrics,
-            interval_s=settings.flush_interval_s,
-            max_unacked=settings.max_unacked_readings,
+            interval_s=settings.pipeline.flush_interval_s,
+            max_unacked=settings.pipeline.max_unacked_readings,
         )
-        self.pruner = Pruner(self.store, self.metrics, interval_s=settings.prune_interval_s)
-        self.membership = Membership(self, settings.kafka_validated_data_topic, settings.kafka_consumer_group_id)
+        self.pruner = Pruner(self.store, self.metrics, interval_s=settings.redis.prune_interval_s)
+        self.membership = Membership(self, settings.kafka.source_topic, settings.kafka.group_id)
         kafka = KafkaClient(
-            settings.kafka_bootstrap_servers,
-            settings.kafka_consumer_group_id,
+            settings.kafka.bootstrap_servers,
+            settings.kafka.group_id,
             lambda: credentials_to_aiokafka_auth(self.conf.broker_credentials),
         )
-        self.broker_watch = BrokerWatch(kafka, self.membership, settings)
+        self.broker_watch = BrokerWatch(kafka, self.membership, settings.kafka)
         self.state_guard = StateGuard(self.store, self.membership, self.broker_watch, settings)
         self.health = Health(
             membership=self.membership,
@@ -91,7 +91,7 @@ class StreamCache(faust.App):
             dead_letters=self.dead_letters,
             store=self.store,
             state_guard=self.state_guard,
-            settings=settings,
+            settings=settings.process,
         )
         self.metrics.watch(
             lag=self.broker_watch.lag,
@@ -99,7 +99,7 @@ class StreamCache(faust.App):
             unacked=lambda: self.flusher.unacked_count,
         )
         self.agent(
-            self.topic(settings.kafka_validated_data_topic, schema=ChunkSchema()),
+            self.topic(settings.kafka.source_topic, schema=ChunkSchema()),
             name="latest_per_device",
             concurrency=1,  # chunks of a partition are taken in order
             supervisor_strategy=mode.CrashingSupervisor,  # a fault here is no record's: exit, nothing is lost
@@ -127,22 +127,22 @@ class StreamCache(faust.App):
 
     def _decode(self, records: Sequence[RawRecord], partition: int) -> DecodedChunk:
         """Decode a chunk and find its latest of each device; in the consumer's thread, to hold the event loop less."""
-        return decode_chunk(records, partition, self.settings.max_clock_skew_s)
+        return decode_chunk(records, partition, self.settings.pipeline.max_clock_skew_s)
 
     async def _drain(self) -> None:
-        is_flushed = await self.flusher.drain(self.settings.shutdown_timeout_s)
+        is_flushed = await self.flusher.drain(self.settings.process.shutdown_timeout_s)
         if not is_flushed and self.should_stop:
             why = self.flusher.trouble or self.dead_letters.trouble or "there was too little time"
             await self.crash(
                 UnflushedReadings(
                     f"{self.flusher.unacked_count} records could not be flushed within "
-                    f"{self.settings.shutdown_timeout_s:g} s (SHUTDOWN_TIMEOUT_S): {why}; they are not committed, and "
-                    "are read again"
+                    f"{self.settings.process.shutdown_timeout_s:g} s (SHUTDOWN_TIMEOUT_S): {why}; they are not "
+                    "committed, and are read again"
                 )
             )
 
     async def _send_error_record(self, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> Any:
-        return await self.producer.send(self.settings.kafka_error_topic, key, value, None, None, headers)
+        return await self.producer.send(self.settings.kafka.error_topic, key, value, None, None, headers)
 
     async def on_first_start(self) -> None:
         """Start the parts that live. Faust makes a data directory here; we keep nothing on disk."""
@@ -169,18 +169,18 @@ class StreamCache(faust.App):
         return ChunkTransport(
             self.conf.broker_consumer,
             self,
-            poll_timeout_s=self.settings.kafka_consumer_poll_timeout_s,
+            poll_timeout_s=self.settings.kafka.poll_timeout_s,
             decode=self._decode,
             drain=self._drain,
-            leave_within_s=(_STOP_WITHIN_S - self.settings.shutdown_timeout_s) / _LAST_STEPS,
+            leave_within_s=(_STOP_WITHIN_S - self.settings.process.shutdown_timeout_s) / _LAST_STEPS,
         )
 
     def _new_web(self) -> WebServer:
-        return WebServer(self, self.settings, self.metrics)
+        return WebServer(self, self.settings.web, self.metrics)
 
 
 def create_app(environ: Mapping[str, str]) -> StreamCache:
-    """Build the app that an environment asks for. Raises: WrongSetting."""
+    """Build the app that an environment asks for. Raises: InvalidSetting."""
     return StreamCache(Settings.from_env(environ), environ)
 
 
@@ -189,7 +189,7 @@ def _app_of_this_process() -> StreamCache:
         mode.loop.use("uvloop")
     try:
         return create_app(os.environ)
-    except WrongSetting as error:
+    except InvalidSetting as error:
         sys.exit(str(error))
 
 

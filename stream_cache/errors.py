@@ -1,7 +1,7 @@
 """Every exception of the package, as one tree.
 
 StreamCacheError
- +-- WrongSetting        the environment asks for something that can't be
+ +-- InvalidSetting      a variable of the environment holds something else than what is expected
  +-- BadRecord           a record that the contract refuses; told to ``iot_errors``
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
  +-- AnswerTooLarge      what a request asks for is more than one answer may hold
@@ -15,23 +15,31 @@ StreamCacheError
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_PASSWORD = re.compile(r"(?P<user>(?:\w[\w+.-]*://)?[^:@]*):.*@", re.DOTALL)
+
+
+def hide_password(address: str) -> str:
+    """Return an address without what stands between `user:` and `@` of it."""
+    return _PASSWORD.sub(r"\g<user>:***@", address, count=1)
 
 
 class StreamCacheError(Exception):
     """Anything that this package raises on purpose."""
 
 
-class WrongSetting(StreamCacheError):
-    """A variable of the environment holds what it may not hold.
+class InvalidSetting(StreamCacheError):
+    """A variable of the environment holds something else than what is expected.
 
-    The text never shows a secret: the caller leaves ``held`` out then.
+    The text never shows a secret: the caller passes None as `held` then, and a password within an address is masked.
     """
 
-    def __init__(self, variable: str, held: str | None, may_hold: str) -> None:
+    def __init__(self, variable: str, held: str | None, expected: str) -> None:
         self.variable = variable
-        shown = "a wrong value (not shown)" if held is None else repr(held)
-        super().__init__(f"wrong setting: {variable} holds {shown}; it may hold {may_hold}")
+        shown = " (value not shown)" if held is None else f"={hide_password(held)!r}"
+        super().__init__(f"invalid setting {variable}{shown}: expected {expected}")
 
 
 class BadRecord(StreamCacheError):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from stream_cache.pipeline.sink import PutResult
 from stream_cache.readings.reading import Latest
-from stream_cache.settings import Settings
+from stream_cache.settings import RedisSettings
 from stream_cache.store.store import Store
 from tests import oracle
 from tests.fakes import decoded, json_record
@@ -42,7 +42,7 @@ class Bench:
 
     def store_with(self, ttl_s: int, **environ: str) -> Store:
         return Store.from_settings(
-            Settings.from_env({**self.database.env(), "REDIS_METADATA_TTL": str(ttl_s), **environ})
+            RedisSettings.from_env({**self.database.env(), "REDIS_METADATA_TTL": str(ttl_s), **environ})
         )
 
     def close(self) -> None:

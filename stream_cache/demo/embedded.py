@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import fields
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ import stream_cache
 from stream_cache.demo import Address, DemoFailed
 from stream_cache.demo.children import Child
 from stream_cache.demo.sender import QUIET
-from stream_cache.settings import Settings
+from stream_cache.settings import VARIABLES, Settings
 
 _HERE = "127.0.0.1"
 _PACKAGE_PARENT = Path(stream_cache.__file__).parent.parent
@@ -73,7 +72,7 @@ async def started_services(environ: Mapping[str, str], folder: Path) -> AsyncIte
     Raises: DemoFailed when one of them doesn't start.
     """
     asked = {"WEB_PORT": environ["WEB_PORT"]} if "WEB_PORT" in environ else {}
-    usual_web_port = Settings.from_env(asked).web_port
+    usual_web_port = Settings.from_env(asked).web.port
     taken_web_port = None if _is_free(usual_web_port) else usual_web_port
     web = Address(_HERE, _free_port() if taken_web_port else usual_web_port)
     with _kafka() as bootstrap:
@@ -87,7 +86,7 @@ async def started_services(environ: Mapping[str, str], folder: Path) -> AsyncIte
             "WEB_PORT": str(web.port),
         }
         settings = Settings.from_env(variables)
-        for topic in (settings.kafka_validated_data_topic, settings.kafka_error_topic):
+        for topic in (settings.kafka.source_topic, settings.kafka.error_topic):
             _create_topic(bootstrap, topic)
         async with _redis(redis_address, folder, environ) as redis, _worker(variables, folder, environ) as worker:
             await worker.wait_until(lambda: _is_worker_ready(web), _WORKER_START_S)
@@ -130,7 +129,7 @@ async def _redis(address: Address, folder: Path, environ: Mapping[str, str]) -> 
 @asynccontextmanager
 async def _worker(variables: Mapping[str, str], folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Child]:
     """Start a worker as a user would, with the contract's defaults where `variables` say nothing."""
-    ours = {setting.metadata["env"] for setting in fields(Settings)}
+    ours = {name for variable in VARIABLES for name in variable.names}
     inherited = {name: text for name, text in environ.items() if name not in ours and not name.startswith("FAUST_")}
     env = {**inherited, **variables, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "faust", "-A", "stream_cache.app", "worker", "-l", "info"]

@@ -18,7 +18,7 @@ from stream_cache.demo.embedded import Services, started_services, temporary_fol
 from stream_cache.demo.fleet import Fleet
 from stream_cache.demo.live import LEGEND, Freshness, ToldErrors, look_up, say, show_live_line
 from stream_cache.demo.sender import QUIET, Sender
-from stream_cache.errors import StoreUnavailable, WrongSetting
+from stream_cache.errors import InvalidSetting, StoreUnavailable
 from stream_cache.settings import Settings
 from stream_cache.store.store import Store
 
@@ -31,7 +31,7 @@ def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> int:
     """Run until a signal. Returns: 0 then; 1 when something failed, which has been said."""
     try:
         return asyncio.run(_until_signal(_run(options, environ)))
-    except (DemoFailed, WrongSetting) as error:
+    except (DemoFailed, InvalidSetting) as error:
         print(f"\n{error}", file=sys.stderr, flush=True)
         return 1
 
@@ -75,20 +75,20 @@ async def _run_embedded(fleet: Fleet, rate: int, environ: Mapping[str, str]) -> 
         say(f"Starting Kafka, Redis and a worker; the worker's log: {folder / 'worker.log'}")
         async with started_services(environ, folder) as services:
             settings = services.settings
-            say(f"Kafka {settings.kafka_bootstrap_servers}, Redis {settings.redis_host}:{settings.redis_port}")
+            say(f"Kafka {settings.kafka.bootstrap_servers}, Redis {settings.redis.host}:{settings.redis.port}")
             say(f"{len(fleet.device_ids):,} devices send {rate:,} readings/s.")
             await _show(fleet, rate, settings, services)
 
 
 async def _run_at(kafka: Address, redis: Address, fleet: Fleet, rate: int, environ: Mapping[str, str]) -> None:
     addresses = {"KAFKA_BOOTSTRAP_SERVERS": str(kafka), "REDIS_HOST": redis.host, "REDIS_PORT": str(redis.port)}
-    settings = Settings.from_env({**environ, **addresses})
-    topics = {settings.kafka_validated_data_topic, settings.kafka_error_topic}
-    web = Address("127.0.0.1", settings.web_port)
+    settings = Settings.from_env({**environ, "REDIS_URL": "", **addresses})
+    topics = {settings.kafka.source_topic, settings.kafka.error_topic}
+    web = Address("127.0.0.1", settings.web.port)
     await asyncio.to_thread(_check_topics, str(kafka), topics)
     say(
         f"{len(fleet.device_ids):,} simulated devices send {rate:,} readings/s to {kafka}, topic "
-        f"{settings.kafka_validated_data_topic}. What workers make of them is read from Redis at {redis}.\n"
+        f"{settings.kafka.source_topic}. What workers make of them is read from Redis at {redis}.\n"
         f"Ask a worker, on its machine:\n  curl -s '{_lookup(web, fleet.device_ids[0])}'\n"
         f"Ctrl-C stops the fleet.\n\n{LEGEND}\n"
     )
@@ -112,13 +112,13 @@ def _check_topics(bootstrap: str, topics: set[str]) -> None:
 
 async def _show(fleet: Fleet, rate: int, settings: Settings, services: Services | None) -> None:
     """Let the fleet send and show the live line, until cancelled. Raises: DemoFailed when a child ends."""
-    bootstrap = settings.kafka_bootstrap_servers
+    bootstrap = settings.kafka.bootstrap_servers
     try:
-        told = await asyncio.to_thread(ToldErrors, bootstrap, settings.kafka_error_topic)
+        told = await asyncio.to_thread(ToldErrors, bootstrap, settings.kafka.error_topic)
     except KafkaException as error:
         raise DemoFailed(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from None
-    sender = Sender(fleet, bootstrap, settings.kafka_validated_data_topic, rate)
-    store = Store.from_settings(settings)
+    sender = Sender(fleet, bootstrap, settings.kafka.source_topic, rate)
+    store = Store.from_settings(settings.redis)
     freshness = Freshness(sender, store)
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -46,16 +46,14 @@ class StartLine(mode.Service):
         """Say it."""
         settings, faust_settings = self._app.settings, self._app.conf
         self.log.info(
-            "stream_cache %s serves HTTP%s at %s port %d; Kafka %s, topics %r and %r, group %r; Redis %s:%d/%d",
+            "stream_cache %s serves HTTP%s at %s port %d; Kafka %s, topics %r and %r, group %r; Redis %s",
             __version__,
-            "S" if settings.web_tls_cert_file else "",
+            "S" if settings.web.tls_cert_file else "",
             faust_settings.web_bind,  # which `faust worker -p` may have set
             faust_settings.web_port,
-            settings.kafka_bootstrap_servers,
-            settings.kafka_validated_data_topic,
-            settings.kafka_error_topic,
-            settings.kafka_consumer_group_id,
-            settings.redis_host,
-            settings.redis_port,
-            settings.redis_db,
+            settings.kafka.bootstrap_servers,
+            settings.kafka.source_topic,
+            settings.kafka.error_topic,
+            settings.kafka.group_id,
+            settings.redis.target(),
         )

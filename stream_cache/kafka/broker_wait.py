@@ -92,7 +92,7 @@ async def _lets_in(host: str, port: int) -> bool:
 
 def _bootstrap_servers(app: Any) -> str:
     """Return `host:port`, several with commas between them."""
-    return cast("str", app.settings.kafka_bootstrap_servers)
+    return cast("str", app.settings.kafka.bootstrap_servers)
 
 
 class PatientProducer(driver.Producer):

@@ -17,7 +17,7 @@ from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartiti
 from stream_cache.errors import KafkaRefused, KafkaUnavailable
 from stream_cache.kafka.client import EARLIEST, LATEST, READ_COMMITTED, READ_UNCOMMITTED, KafkaClient, Topic
 from stream_cache.kafka.membership import OK, UNKNOWN, Membership
-from stream_cache.settings import Settings
+from stream_cache.settings import KafkaSettings
 from stream_cache.waiting import WaitingLog
 
 #: Kafka counts as away after so long without an answer (the contract, section 4).
@@ -65,12 +65,12 @@ class Progress(NamedTuple):
 class BrokerWatch(mode.Service):
     """Asks Kafka every few seconds. Each check is "ok", "unknown", or says what is wrong and what to do."""
 
-    def __init__(self, client: KafkaClient, membership: Membership, settings: Settings, **kwargs: Any) -> None:
+    def __init__(self, client: KafkaClient, membership: Membership, settings: KafkaSettings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._client, self._membership = client, membership
-        self._metadata_max_age_s = settings.kafka_metadata_max_age_s
-        self._source = _Use(settings.kafka_validated_data_topic, "KAFKA_VALIDATED_DATA_TOPIC", _READ, "READ")
-        self._errors = _Use(settings.kafka_error_topic, "KAFKA_ERROR_TOPIC", _WRITE, "WRITE")
+        self._metadata_max_age_s = settings.metadata_max_age_s
+        self._source = _Use(settings.source_topic, "KAFKA_VALIDATED_DATA_TOPIC", _READ, "READ")
+        self._errors = _Use(settings.error_topic, "KAFKA_ERROR_TOPIC", _WRITE, "WRITE")
         self._topics: dict[str, Topic] = {}
         self._looked_up_at = self._answered_at = -math.inf
         self._began_at = time.monotonic()

@@ -13,41 +13,39 @@ import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from stream_cache.errors import WrongSetting
-from stream_cache.settings import Form, one_of, seconds, whole
+from stream_cache.environment import convert, parsed, within
+from stream_cache.errors import InvalidSetting
+from stream_cache.settings import Port
 
 
-def _read_directory(text: str) -> str:
+def _parse_folder(text: str) -> str:
     if not Path(text).is_dir():
         raise ValueError(text)
     return text
 
 
 #: Without their prefix, `FAUST_` or `F_`: what Faust and its command read before an app.
-READ_AT_IMPORT = {
-    "WEB_PORT": whole(1, 65535),
-    "CONSOLE_PORT": whole(1, 65535),
-    "BLOCKING_TIMEOUT": seconds(1, 86_400),
-    "LOOP": one_of("aio", "uvloop"),
-    "WORKDIR": Form(_read_directory, "the path of a folder"),
-    "WEB_TRANSPORT": one_of("tcp://"),
+READ_AT_IMPORT: dict[str, Any] = {
+    "WEB_PORT": Port,
+    "CONSOLE_PORT": Port,
+    "BLOCKING_TIMEOUT": Annotated[float, within(1, 86_400)],
+    "LOOP": Literal["aio", "uvloop"],
+    "WORKDIR": Annotated[str, parsed(_parse_folder, "the path of a folder")],
+    "WEB_TRANSPORT": Literal["tcp://"],
 }
 
 
 def check_read_at_import(environ: Mapping[str, str]) -> None:
-    """Look at the variables that Faust reads while it is imported. Raises: WrongSetting."""
-    for variable, form in _read_at_import():
-        text = environ.get(variable, "").strip()
-        if text:
-            try:
-                form.read(text)
-            except ValueError:
-                raise WrongSetting(variable, text, form.may_hold) from None
+    """Look at the variables that Faust reads while it is imported. Raises: InvalidSetting."""
+    for variable, kind in _read_at_import():
+        if text := environ.get(variable, "").strip():
+            convert(variable, text, kind)
 
 
-def _read_at_import() -> list[tuple[str, Form]]:
-    return [(f"{prefix}{name}", form) for name, form in READ_AT_IMPORT.items() for prefix in ("FAUST_", "F_")]
+def _read_at_import() -> list[tuple[str, Any]]:
+    return [(f"{prefix}{name}", kind) for name, kind in READ_AT_IMPORT.items() for prefix in ("FAUST_", "F_")]
 
 
 def _drop_empty(environ: MutableMapping[str, str]) -> None:
@@ -62,7 +60,7 @@ def main() -> None:
     _drop_empty(os.environ)
     try:
         check_read_at_import(os.environ)
-    except WrongSetting as error:
+    except InvalidSetting as error:
         sys.exit(str(error))
     from faust.cli.faust import cli  # noqa: PLC0415 - only now can it be imported
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 
 import faust
 
+from stream_cache.environment import SERVICE_LINK
 from stream_cache.kafka.faust_command import READ_AT_IMPORT
-from stream_cache.settings import SERVICE_LINK, Settings
+from stream_cache.settings import VARIABLES
 
 _PREFIXES = ("KAFKA_", "REDIS_", "WEB_", "FAUST_")
 #: What Kubernetes sets in every container for each Service of its namespace: for one called `redis`,
@@ -32,7 +32,7 @@ def near_misses(environ: Mapping[str, str]) -> str:
 
 def _known_variables() -> set[str]:
     of_faust = {setting.env_name for setting in faust.Settings.SETTINGS.values() if setting.env_name}
-    return {setting.metadata["env"] for setting in fields(Settings)} | {
+    return {name for variable in VARIABLES for name in variable.names} | {
         f"FAUST_{name}" for name in of_faust | READ_AT_IMPORT.keys() | _OTHERS_OF_FAUST
     }
 

@@ -43,7 +43,7 @@ class Worker(faust.Worker):
 
     def __init__(self, app: faust.App, *services: Any, **kwargs: Any) -> None:
         ours, log_file = cast("StreamCache", app), kwargs.get("logfile")
-        level = ours.settings.log_level
+        level = ours.settings.process.log_level
         kwargs |= {"loglevel": level, "logging_config": logs.config(level, log_file, ours.broker_address)}
         super().__init__(app, *services, **kwargs)
         self.spinner = None  # what it draws is no log

@@ -113,7 +113,7 @@ class StateGuard(mode.Service):
             self.finding, self._goal = OK, None
 
     def _has_expired(self, held: str) -> bool:
-        ttl_s = self._settings.redis_metadata_ttl_s
+        ttl_s = self._settings.redis.metadata_ttl_s
         lost_at = datetime.fromisoformat(held.removeprefix(_LOST)).replace(tzinfo=None)
         return ttl_s > 0 and now() - lost_at > timedelta(seconds=ttl_s)
 
@@ -121,7 +121,7 @@ class StateGuard(mode.Service):
         if held == COMPLETE:
             self.finding = OK
             return
-        group, topic = self._settings.kafka_consumer_group_id, self._membership.topic
+        group, topic = self._settings.kafka.group_id, self._membership.topic
         finding = (
             f"state was {held}: Redis was emptied, and devices that have sent nothing since are missing. To "
             f"rebuild: stop all workers, set the offsets of group {group!r} on topic {topic!r} to the earliest, "

@@ -14,7 +14,7 @@ from stream_cache.kafka.error_topic import DeadLetters
 from stream_cache.kafka.membership import OK, UNKNOWN, Membership
 from stream_cache.observe.completeness import StateGuard
 from stream_cache.pipeline.flush import Flusher
-from stream_cache.settings import Settings
+from stream_cache.settings import ProcessSettings
 from stream_cache.store.store import Store
 from stream_cache.waiting import WaitingLog
 
@@ -43,7 +43,7 @@ class Health(mode.Service):
         dead_letters: DeadLetters,
         store: Store,
         state_guard: StateGuard,
-        settings: Settings,
+        settings: ProcessSettings,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

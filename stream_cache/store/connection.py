@@ -23,7 +23,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, InvalidResponse, RedisError, ResponseError
 
 from stream_cache.errors import StoreUnavailable
-from stream_cache.settings import Settings
+from stream_cache.settings import RedisSettings
 from stream_cache.waiting import WaitingLog
 
 _CLIENT_NAME = "stream_cache"
@@ -45,7 +45,7 @@ class RedisConnection:
     They connect when they are first used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings
         self.writer = self._client(max_connections=4)
         self.reader = self._client(max_connections=32)
@@ -57,16 +57,16 @@ class RedisConnection:
         settings = self._settings
         return redis.Redis.from_pool(
             _Pool(
-                host=settings.redis_host,
-                port=settings.redis_port,
-                db=settings.redis_db,
+                host=settings.host,
+                port=settings.port,
+                db=settings.db,
                 # The user that a password alone means. Named, it may bring a password that Redis doesn't ask for.
-                username="default" if settings.redis_password else None,
-                password=settings.redis_password or None,
+                username="default" if settings.password else None,
+                password=settings.password or None,
                 max_connections=max_connections,
-                timeout=settings.redis_timeout_s,
-                socket_timeout=settings.redis_timeout_s,
-                socket_connect_timeout=settings.redis_timeout_s,
+                timeout=settings.timeout_s,
+                socket_timeout=settings.timeout_s,
+                socket_connect_timeout=settings.timeout_s,
                 # Every command here may be repeated. Longer outages are the flush's to ride out.
                 retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2),
                 # No HELLO, CLIENT SETINFO or PING: a proxy may not know them, an ACL user may not use them.
@@ -114,14 +114,14 @@ class RedisConnection:
                 await pool.renew()
 
     def _where(self, settings: str = "") -> str:
-        where = f"Redis at {self._settings.redis_host}:{self._settings.redis_port}"
+        where = f"Redis at {self._settings.host}:{self._settings.port}"
         return f"{where} ({settings})" if settings else where
 
     def _explain(self, error: Exception) -> str:
         """Say where, which settings it may be, and what is wrong. No error of Redis or of the system holds a secret."""
         words, settings = _own_words(error), ""
         if isinstance(error, redis.TimeoutError):
-            words, settings = f"no answer within {self._settings.redis_timeout_s:g} s", _ADDRESS
+            words, settings = f"no answer within {self._settings.timeout_s:g} s", _ADDRESS
         elif isinstance(error, AuthenticationError):
             settings = "REDIS_PASSWORD"
         elif isinstance(error, InvalidResponse):
@@ -129,7 +129,7 @@ class RedisConnection:
         elif isinstance(error, OSError | redis.ConnectionError) and not isinstance(error, BusyLoadingError):
             words, settings = _system_words(error) or words, _ADDRESS
         elif _ABOUT_DB.match(words):
-            settings = f"REDIS_DB={self._settings.redis_db}"
+            settings = f"REDIS_DB={self._settings.db}"
         return f"{self._where(settings)}: {words}"
 
 

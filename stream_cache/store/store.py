@@ -21,7 +21,7 @@ from stream_cache.errors import AnswerTooLarge, BadRecord, StoreUnavailable
 from stream_cache.pipeline.sink import PutResult
 from stream_cache.readings.reading import Reading
 from stream_cache.readings.times import format_time
-from stream_cache.settings import Settings
+from stream_cache.settings import RedisSettings
 from stream_cache.store.connection import RedisConnection
 from stream_cache.store.hashes import Device, to_device, to_texts
 from stream_cache.store.scripts import Script
@@ -75,13 +75,13 @@ class Store:
         self._heal = Script("errors.lua", "index.lua", "heal.lua")
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Store:
+    def from_settings(cls, settings: RedisSettings) -> Store:
         """Make one that connects when it is first used."""
         return cls(
             RedisConnection(settings),
-            ttl_s=settings.redis_metadata_ttl_s,
-            timeout_s=4 * settings.redis_timeout_s,
-            durability=settings.redis_durability,
+            ttl_s=settings.metadata_ttl_s,
+            timeout_s=4 * settings.timeout_s,
+            durability=settings.durability,
         )
 
     async def close(self) -> None:

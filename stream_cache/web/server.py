@@ -20,7 +20,7 @@ from faust.web.drivers import aiohttp as driver
 
 from stream_cache.errors import AddressRefused, AnswerTooLarge, StoreUnavailable
 from stream_cache.metrics import Metrics
-from stream_cache.settings import Settings
+from stream_cache.settings import WebSettings
 from stream_cache.web.answers import HEADERS, MAX_BODY_BYTES, ApiError, error_response, http_error
 from stream_cache.web.connections import Runner
 
@@ -39,14 +39,12 @@ class WebServer(driver.Web):
     debug_blueprints = ()
     optional_blueprints = ()
 
-    def __init__(self, app: faust.App, settings: Settings, metrics: Metrics, **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, settings: WebSettings, metrics: Metrics, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._settings, self._metrics = settings, metrics
         self.web_app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._check])
         self.web_app.on_response_prepare.append(_add_headers)
-        self._runner = Runner(
-            self.web_app, max_connections=settings.web_max_connections, keepalive_s=settings.web_keepalive_s
-        )
+        self._runner = Runner(self.web_app, max_connections=settings.max_connections, keepalive_s=settings.keepalive_s)
 
     async def start_server(self) -> None:
         """Listen. Raises: AddressRefused."""

@@ -1,11 +1,11 @@
-"""Workers with every setting at one end of what it may hold: they start, do their work, and stop."""
+"""Workers with every setting at one end of its range: they start, do their work, and stop."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 import pytest
 
-from stream_cache.settings import Settings
+from stream_cache.environment import expected
+from stream_cache.settings import VARIABLES, Settings
 from tests import harness
 from tests.faults.scene import Scene
 from tests.harness import Api, wait_until
@@ -14,6 +14,8 @@ from tests.harness import Api, wait_until
 NO_BOUNDS = {
     *("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_VALIDATED_DATA_TOPIC", "KAFKA_ERROR_TOPIC", "REDIS_HOST", "REDIS_PORT"),
     *("REDIS_DB", "REDIS_PASSWORD", "WEB_BIND", "WEB_PORT", "WEB_TLS_CERT_FILE", "WEB_TLS_KEY_FILE"),
+    *("REDIS_URL", "REDIS_USERNAME", "REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"),
+    *("REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD"),
     *("REDIS_DURABILITY", "API_TOKEN", "HEALTH_NEEDS_TOKEN", "LOG_LEVEL"),
 }
 LOWEST = {
@@ -25,6 +27,7 @@ LOWEST = {
     "REDIS_METADATA_TTL": "0",
     "REDIS_TIMEOUT_S": "0.05",
     "PRUNE_INTERVAL_S": "0.1",
+    "OFFLINE_AFTER_S": "0.001",
     "FLUSH_INTERVAL_S": "0.01",
     "COMMIT_INTERVAL_S": "0.05",
     "MAX_UNACKED_READINGS": "1",
@@ -46,6 +49,7 @@ HIGHEST = {
     "REDIS_METADATA_TTL": "315360000",
     "REDIS_TIMEOUT_S": "60",
     "PRUNE_INTERVAL_S": "20",
+    "OFFLINE_AFTER_S": "315360000",
     "FLUSH_INTERVAL_S": "60",
     "COMMIT_INTERVAL_S": "4",
     "MAX_UNACKED_READINGS": "10000000",
@@ -61,15 +65,13 @@ HIGHEST = {
 
 
 def test_table__names_every_setting_and_its_last_value_that_is_accepted() -> None:
-    forms = {setting.metadata["env"]: setting.metadata["form"] for setting in fields(Settings)}
-    assert set(LOWEST) == set(HIGHEST) == set(forms) - NO_BOUNDS
+    assert set(LOWEST) == set(HIGHEST) == {variable.name for variable in VARIABLES} - NO_BOUNDS
     Settings.from_env(LOWEST)
     Settings.from_env(HIGHEST)
-    for variable, form in forms.items():
-        if variable in LOWEST and " to " in form.may_hold and "name" not in form.may_hold:
-            low, high = form.may_hold.split(" from ")[1].split(" to ")
-            assert LOWEST[variable] == low
-            assert HIGHEST[variable] == high
+    for variable in VARIABLES:
+        _, is_number, bounds = expected(variable.kind).partition(" from ")
+        if variable.name in LOWEST and is_number:
+            assert bounds == f"{LOWEST[variable.name]} to {HIGHEST[variable.name]}"
 
 
 @pytest.mark.parametrize("bounds", [LOWEST, HIGHEST], ids=["lowest", "highest"])

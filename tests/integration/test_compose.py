@@ -8,6 +8,7 @@ import pytest
 import redis
 from confluent_kafka.admin import AdminClient
 
+from stream_cache.settings import KafkaSettings
 from tests.compose import read_services
 from tests.services import JAVA, REDIS, KafkaServer, RedisServer, Server, ensure, free_port
 from tests.services.kafka import SHORT_LIVED_JVM, kafka_jars
@@ -59,13 +60,13 @@ def test_kafka__serves_inside_and_outside_the_network_with_the_topics_made(tmp_p
             f"{ensure(JAVA)} {' '.join(SHORT_LIVED_JVM)} -cp '{kafka_jars()}/*' org.apache.kafka.tools.TopicCommand",
         )
         subprocess.run([*init["entrypoint"], command], env=init["environment"], check=True)
-        settings = services["cache_service"]["environment"]
-        inside = in_this_machine(settings["KAFKA_BOOTSTRAP_SERVERS"], ports)
+        settings = KafkaSettings()
+        inside = in_this_machine(settings.bootstrap_servers, ports)
         (published,) = services["kafka"]["ports"]
         outside = in_this_machine(published.removesuffix(":29092"), ports)
         for address in (inside, outside):
             client = AdminClient({"bootstrap.servers": address})
             known = client.list_topics(timeout=10)
             assert [f"{broker.host}:{broker.port}" for broker in known.brokers.values()] == [address]
-            assert set(known.topics) == {settings["KAFKA_VALIDATED_DATA_TOPIC"], settings["KAFKA_ERROR_TOPIC"]}
-            assert len(known.topics[settings["KAFKA_VALIDATED_DATA_TOPIC"]].partitions) == 8
+            assert set(known.topics) == {settings.source_topic, settings.error_topic}
+            assert len(known.topics[settings.source_topic].partitions) == 8

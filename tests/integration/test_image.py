@@ -203,14 +203,17 @@ def probe(port: int | str, **environment: str) -> Probe:
 
 
 @contextmanager
-def serve(status: int, body: bytes = b"{}", host: str = "127.0.0.1") -> Iterator[tuple[int, list[str]]]:
+def serve(
+    status: int, body: bytes = b"{}", host: str = "127.0.0.1", token: str = ""
+) -> Iterator[tuple[int, list[str]]]:
     """Answer every GET so; yield the port, and the list that the asked paths go to."""
     paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             paths.append(self.path)
-            self.send_response(status)
+            is_asked_for_more = token and self.headers["Authorization"] != f"Bearer {token}"
+            self.send_response(401 if is_asked_for_more else status)
             self.end_headers()
             self.wfile.write(body)
 
@@ -286,6 +289,13 @@ class TestHealthcheck:
     def test_web_bind__of_one_address_only(self) -> None:
         with serve(200, host="127.0.0.2") as (port, _):
             assert probe(port, WEB_BIND="127.0.0.2").code == 0
+
+    def test_token__is_sent_be_it_in_the_environment_or_in_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
+        with serve(200, token="s3cret") as (port, _):
+            assert probe(port).code == 1
+            assert probe(port, API_TOKEN="s3cret").code == 0
+            assert probe(port, API_TOKEN_FILE=str(tmp_path / "token")).code == 0
 
     def test_proxy__of_the_environment_is_not_asked(self) -> None:
         with serve(200) as (port, paths), serve(503) as (proxy, _):

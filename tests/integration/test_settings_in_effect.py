@@ -73,11 +73,15 @@ def tuned(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tu
     topics.create(3)
     sent_ms = int(time.time() * 1000)
     harness.produce(topics.bootstrap, topics.source, [good("a", timestamp_ms=sent_ms), BAD])
+    password_file = directory / "password"
+    password_file.write_text(f"{PASSWORD}\n", encoding="utf-8")
     with RedisServer(directory / "redis", password=PASSWORD) as redis:
         database = RedisDatabase.of_url(redis.url, 5)
         env = {
             **topics.env(),
             **database.env(),
+            "REDIS_PASSWORD": "",
+            "REDIS_PASSWORD_FILE": str(password_file),
             "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:1,{topics.bootstrap}",
             "REDIS_METADATA_TTL": str(TTL_S),
             "LOG_LEVEL": "WARNING",
@@ -161,7 +165,7 @@ def test_poll_timeout__is_how_long_a_fetch_waits_on_an_idle_topic(
         assert "isolation_level=1," in request  # read_committed
 
 
-# --------------------------------------------------------------------------------------------------- wrong settings
+# ------------------------------------------------------------------------------------------------- invalid settings
 
 
 @pytest.mark.parametrize(
@@ -174,11 +178,13 @@ def test_poll_timeout__is_how_long_a_fetch_waits_on_an_idle_topic(
         ({"FAUST_PRODUCER_LINGER": "soon"}, ["FAUST_PRODUCER_LINGER", "'soon'"]),
         ({"KAFKA_VALIDATED_DATA_TOPIC": ".."}, ["KAFKA_VALIDATED_DATA_TOPIC", "'..'"]),
         ({"API_TOKEN": "hunter 2"}, ["API_TOKEN"]),
+        ({"API_TOKEN_FILE": "/absent"}, ["API_TOKEN_FILE", "'/absent'"]),
+        ({"REDIS_URL": "redis://:hunter2@redis", "REDIS_PORT": "6379"}, ["REDIS_PORT", "REDIS_URL"]),
         ({"WEB_TLS_CERT_FILE": "/absent.pem", "WEB_TLS_KEY_FILE": "/absent.pem"}, ["WEB_TLS_CERT_FILE", "/absent.pem"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_wrong_setting__exits_1_with_one_line(tmp_path: Path, env: Mapping[str, str], words: list[str]) -> None:
+def test_invalid_setting__exits_1_with_one_line(tmp_path: Path, env: Mapping[str, str], words: list[str]) -> None:
     with Worker(tmp_path, env) as worker:
         assert worker.wait_exit(30) == 1
     lines = worker.log_text().splitlines()
@@ -200,7 +206,7 @@ def test_wrong_setting__exits_1_with_one_line(tmp_path: Path, env: Mapping[str, 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_wrong_setting__that_faust_reads_while_it_is_imported_exits_1_with_one_line(
+def test_invalid_setting__that_faust_reads_while_it_is_imported_exits_1_with_one_line(
     tmp_path: Path, env: Mapping[str, str], words: list[str]
 ) -> None:
     """By the command `faust` that comes with this package; `python -m faust` goes around it."""

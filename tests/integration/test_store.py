@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stream_cache.errors import StoreUnavailable
 from stream_cache.metrics import Metrics
-from stream_cache.settings import Settings
+from stream_cache.settings import RedisSettings
 from stream_cache.store.pruner import Pruner
 from stream_cache.store.store import Store
 from tests import oracle, readings, strategies
@@ -525,7 +525,7 @@ def test_frozen_redis__crosses_no_answers_when_it_comes_back(
 def test_wrong_password__is_unavailable_and_not_shown(tmp_path: Path) -> None:
     with RedisServer(tmp_path, password="right") as own:
         environ = RedisDatabase.of_url(own.url).env() | {"REDIS_PASSWORD": "hunter2"}
-        store = Store.from_settings(Settings.from_env(environ))
+        store = Store.from_settings(RedisSettings.from_env(environ))
 
         async def ping() -> None:
             try:

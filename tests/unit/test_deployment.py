@@ -1,4 +1,4 @@
-"""What is deployed agrees with the contract and the settings: compose files, .env.example, Dockerfile.
+"""What is deployed agrees with the contract and the settings: compose files, Dockerfile.
 
 No Docker engine is needed. What a file means is read from the file itself; `docker-compose config`, where the command
 is installed, says besides that Compose accepts it.
@@ -9,77 +9,18 @@ import re
 import shutil
 import subprocess
 import tomllib
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from stream_cache.settings import Settings
+from stream_cache.settings import VARIABLES
 from tests.compose import read_services
 from tests.dockerfile import ROOT, is_in_context, last, read_stages
 
-# Contract, section 6: names and defaults of these eleven are the owner's.
-OWNERS_SETTINGS = {
-    "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092",
-    "KAFKA_VALIDATED_DATA_TOPIC": "iot_validated_data",
-    "KAFKA_ERROR_TOPIC": "iot_errors",
-    "KAFKA_CONSUMER_GROUP_ID": "cache_service_group",
-    "KAFKA_CONSUMER_POLL_TIMEOUT_S": "1.0",
-    "REDIS_HOST": "redis",
-    "REDIS_PORT": "6379",
-    "REDIS_DB": "0",
-    "REDIS_PASSWORD": "",
-    "REDIS_METADATA_TTL": "86400",
-    "LOG_LEVEL": "INFO",
-}
-SETTINGS = {field.metadata["env"]: field.default for field in fields(Settings)}
+SETTINGS = [name for variable in VARIABLES for name in variable.names]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-MAY_HOLD = {field.metadata["env"]: field.metadata["form"].may_hold for field in fields(Settings)}
-
-
-def read_env_example() -> dict[str, tuple[str, str]]:
-    """Return value and comment by name; each variable must have its own comment line right above it."""
-    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    found: dict[str, tuple[str, str]] = {}
-    for above, line in zip(["", *lines], lines, strict=False):
-        if line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            assert name not in found, f"{name} is there twice"
-            found[name] = (value, above)
-    return found
-
-
-class TestEnvExample:
-    def test_names__are_exactly_the_settings(self) -> None:
-        assert set(read_env_example()) == set(SETTINGS)
-
-    @pytest.mark.parametrize("name", SETTINGS)
-    def test_value__is_the_default(self, name: str) -> None:
-        default = SETTINGS[name]
-        assert default is not MISSING, f"{name} has no default"
-        text, _ = read_env_example()[name]
-        if isinstance(default, bool):
-            assert text == str(default).lower()
-        elif isinstance(default, (int, float)):
-            assert float(text) == default
-        else:
-            assert text == default
-
-    @pytest.mark.parametrize("name", OWNERS_SETTINGS)
-    def test_owners_value__is_the_contracts(self, name: str) -> None:
-        assert read_env_example()[name][0] == OWNERS_SETTINGS[name]
-
-    @pytest.mark.parametrize("name", SETTINGS)
-    def test_comment__says_what_it_does_and_what_it_may_hold(self, name: str) -> None:
-        """One line: what it does; then what the settings say of unit and range, word by word."""
-        _, comment = read_env_example()[name]
-        assert re.match(r"# [A-Z]", comment)
-        assert comment.endswith(f"; {MAY_HOLD[name]}.")
-
-    def test_file__is_what_the_settings_read_as_their_defaults(self) -> None:
-        assert Settings.from_env({name: value for name, (value, _) in read_env_example().items()}) == Settings()
 
 
 class TestCompose:
@@ -100,15 +41,8 @@ class TestCompose:
         named = {service.get("container_name") for service in content["services"].values()}
         assert {"redis", "cache_service"} <= named
 
-    def test_service__gets_the_owners_defaults(self) -> None:
-        environment = read_services()["cache_service"]["environment"]
-        assert {name: environment[name] or "" for name in OWNERS_SETTINGS} == OWNERS_SETTINGS
-
-    def test_service__gets_every_setting_that_is_set_and_no_other_variable(self) -> None:
-        wanted = {name: f"1{number}" for number, name in enumerate(SETTINGS)}
-        service = read_services(wanted)["cache_service"]
-        assert service["environment"] == wanted
-        assert service["ports"] == [f"{wanted['WEB_PORT']}:{wanted['WEB_PORT']}"]
+    def test_port__of_env_is_the_one_that_is_published(self) -> None:
+        assert read_services({"WEB_PORT": "7000"})["cache_service"]["ports"] == ["7000:7000"]
 
     def test_redis_password__of_env_is_that_of_both_ends(self) -> None:
         services = read_services({"REDIS_PASSWORD": "hush"})
@@ -118,7 +52,6 @@ class TestCompose:
         assert services["fleet"]["environment"]["REDIS_PASSWORD"] == "hush"
 
     def test_topics__of_env_are_those_that_are_created_and_fed(self) -> None:
-        """Those that the service uses are in the test of all its settings."""
         services = read_services({"KAFKA_VALIDATED_DATA_TOPIC": "good", "KAFKA_ERROR_TOPIC": "bad"})
         init = services["kafka-init"]["environment"]
         assert (init["INPUT_TOPIC"], init["ERROR_TOPIC"]) == ("good", "bad")
@@ -179,8 +112,7 @@ class TestComposeConfig:
         assert always <= set(services) <= always | {"fleet"}
         demo = self.configure(compose, empty, "-f", "docker-compose.yml", "--profile", "demo")
         assert set(demo) == always | {"fleet"}
-        environment = services["cache_service"]["environment"]
-        assert {name: environment[name] for name in OWNERS_SETTINGS} == OWNERS_SETTINGS
+        assert not any(services["cache_service"]["environment"].values()), "the defaults are the service's own"
 
     def test_config__accepts_the_development_override(self, compose: list[str], tmp_path: Path) -> None:
         empty = tmp_path / "env"
@@ -188,11 +120,10 @@ class TestComposeConfig:
         services = self.configure(compose, empty, "-f", "docker-compose.yml", "-f", "docker-compose.dev.yml")
         service = services["cache_service"]
         assert service["environment"]["LOG_LEVEL"] == "DEBUG"
-        assert service["environment"]["KAFKA_BOOTSTRAP_SERVERS"] == "kafka:9092"
+        assert set(SETTINGS) < set(service["environment"])
         assert service["container_name"] == "cache_service"
 
     def test_config__each_setting_of_env_reaches_the_service(self, compose: list[str], tmp_path: Path) -> None:
-        """Every setting, the ones that the file only hands on included."""
         wanted = {name: f"1{number}" for number, name in enumerate(SETTINGS)}
         env_file = tmp_path / "env"
         env_file.write_text("".join(f"{name}={value}\n" for name, value in wanted.items()), encoding="utf-8")

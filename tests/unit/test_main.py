@@ -42,6 +42,6 @@ def test_demo__names_the_missing_extra(missing: str, monkeypatch: pytest.MonkeyP
     assert "\n" not in message
 
 
-def test_demo__wrong_setting_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo__invalid_setting_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--kafka", "localhost:1", "--redis", "localhost:2"], {"REDIS_DB": "first"}) == 1
-    assert "REDIS_DB holds 'first'" in capsys.readouterr().err
+    assert "invalid setting REDIS_DB='first'" in capsys.readouterr().err

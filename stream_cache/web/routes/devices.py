@@ -44,7 +44,7 @@ class DevicesMetadata(AppView):
 
     async def post(self, request: web.Request) -> web.Response:
         """Answer the metadata of each device asked for, in the order asked, and which are missing."""
-        device_ids = _parse_bulk(await read_body(request), self.app.settings.bulk_max_devices)
+        device_ids = _parse_bulk(await read_body(request), self.app.settings.web.bulk_max_devices)
         found = await self.app.store.get_many(device_ids)
         missing = dict.fromkeys(
             device_id for device_id, device in zip(device_ids, found, strict=True) if device is None

@@ -11,6 +11,7 @@ def test_near_misses__are_named_in_one_line_with_what_may_be_meant() -> None:
             "FAUST_BROKER": "kafka://a:1",
             "WEB_CONCURRENCY": "4",
             "REDIS_HOST": "redis",
+            "REDIS_PASSWORD_FILE": "/x",
             "FAUST_BROKER_CLIENT_ID": "x",
             "FAUST_DATADIR": "/tmp",
         }
@@ -21,7 +22,9 @@ def test_near_misses__are_named_in_one_line_with_what_may_be_meant() -> None:
     assert "FAUST_BROKER (did you mean FAUST_BROKER_URL?)" in line
     assert "WEB_CONCURRENCY" in line
     assert "hunter2" not in line
-    assert not {"REDIS_HOST", "FAUST_BROKER_CLIENT_ID", "FAUST_DATADIR"} & set(line.replace(",", "").split())
+    assert not {"REDIS_HOST", "REDIS_PASSWORD_FILE", "FAUST_BROKER_CLIENT_ID", "FAUST_DATADIR"} & set(
+        line.replace(",", "").split()
+    )
 
 
 def test_near_misses__are_none_of_what_kubernetes_sets_for_its_services() -> None:

@@ -169,5 +169,5 @@ async def test_walk__hurries_through_the_index_where_none_has_ended_lately(
 
 
 def test_interval__may_not_be_longer_than_the_pace_allows_for() -> None:
-    assert Settings.from_env({"PRUNE_INTERVAL_S": str(LONGEST_INTERVAL_S)}).prune_interval_s == LONGEST_INTERVAL_S
+    assert Settings.from_env({"PRUNE_INTERVAL_S": str(LONGEST_INTERVAL_S)}).redis.prune_interval_s == LONGEST_INTERVAL_S
     assert prune._LATE_AFTER_S > 2 * LONGEST_INTERVAL_S
