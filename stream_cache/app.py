@@ -38,7 +38,6 @@ from stream_cache.pipeline.window import Window
 from stream_cache.readings.decode import DecodedChunk, decode_chunk
 from stream_cache.readings.reading import RawRecord
 from stream_cache.settings import Settings
-from stream_cache.store.eviction import warn_of_eviction
 from stream_cache.store.pruner import Pruner
 from stream_cache.store.store import Store
 from stream_cache.web.routes import BLUEPRINTS
@@ -58,7 +57,7 @@ class StreamCache(faust.App):
         self.settings, self._near_misses = settings, near_misses(environ)
         super().__init__(settings.kafka.group_id, **faust_options(settings, environ))
         self.metrics = Metrics()
-        self.store = Store.from_settings(settings.redis)
+        self.store = Store(settings.redis)
         self.dead_letters = DeadLetters(
             self._send_error_record,
             source_topic=settings.kafka.source_topic,
@@ -121,7 +120,7 @@ class StreamCache(faust.App):
 
     def _take_in(self, decoded: DecodedChunk, partition: int) -> asyncio.Future[None] | None:
         self.metrics.decoded(decoded)
-        if decoded.latest.readings or decoded.latest.tombstones:
+        if decoded.latest.by_device:
             self.window.add(partition, decoded.latest)
         return self.dead_letters.publish(decoded.bad) if decoded.bad else None
 
@@ -154,7 +153,6 @@ class StreamCache(faust.App):
         await self.add_runtime_dependency(self.pruner)
         await self.add_runtime_dependency(self.state_guard)
         await self.add_runtime_dependency(self.health)
-        self.add_future(warn_of_eviction(self.store))
 
     async def on_shutdown(self) -> None:
         """Close Redis, last of all."""

@@ -1,5 +1,6 @@
 """Stand-ins that unit tests and store tests share: records as aiokafka hands them over, and readings made of them."""
 
+import copy
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -50,7 +51,7 @@ def decode_all(records: Sequence[FakeRecord], max_clock_skew_s: float = 3600) ->
     without_metadata_count = 0
     for record in records:
         alone = decode_chunk([record], record.partition, max_clock_skew_s)
-        found = [*alone.latest.readings.values(), *alone.latest.tombstones.values()]
+        found = list(alone.latest.by_device.values())
         assert len(found) + len(alone.bad) + alone.without_metadata_count == 1, "each is one thing"
         kept += found
         bad += alone.bad
@@ -63,8 +64,8 @@ def decode_all(records: Sequence[FakeRecord], max_clock_skew_s: float = 3600) ->
         assert together.without_metadata_count == without_metadata_count
         assert [(record, said.kind) for record, said in together.bad] == [(r, said.kind) for r, said in bad]
         if all(one.offset < other.offset for one, other in itertools.pairwise(records)):
-            latest = Latest({}, {})
-            latest.merge(kept)
+            latest = Latest()
+            latest.merge(copy.copy(event) for event in kept)
             assert together.latest == latest
     return Decoded(readings, tombstones, bad, without_metadata_count)
 
@@ -92,7 +93,7 @@ def reading(device_id: str = "d", *, offset: int = 0, partition: int = 0, timest
     event_time = oracle.EPOCH.replace(tzinfo=None) + timedelta(milliseconds=timestamp_ms)
     value = f'{{"metadata":{{"datatype_name":"{offset}"}}}}'.encode()
     record = FakeRecord(partition, offset, timestamp_ms, device_id.encode(), value)
-    return Reading(device_id, event_time, record, partition)
+    return Reading(device_id, event_time, record, partition, timestamp_ms)
 
 
 def tombstone(device_id: str = "d", *, offset: int = 0, partition: int = 0, timestamp_ms: int = NOW_MS) -> Reading:

@@ -355,7 +355,7 @@ def _read_hashes(client: "redis.Redis") -> tuple[dict[bytes, _Hash], dict[bytes,
         for position, key in enumerate(some):
             before, left_ms, after, fields = answers[4 * position : 4 * position + 4]
             device_id = key.removeprefix(b"device:").removesuffix(b":metadata")
-            if fields:
+            if b"last_updated" in fields:  # else it keeps a tombstone's stamp, or is none of ours: absent to a reader
                 hashes[device_id] = {name: text for name, text in fields.items() if not name.startswith(b"_")}
                 earliest, latest = (seconds * 1000 + micros // 1000 + left_ms for seconds, micros in (before, after))
                 deadlines[device_id] = None if left_ms == -1 else (earliest, latest)

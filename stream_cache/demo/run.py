@@ -118,7 +118,7 @@ async def _show(fleet: Fleet, rate: int, settings: Settings, services: Services 
     except KafkaException as error:
         raise DemoFailed(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from None
     sender = Sender(fleet, bootstrap, settings.kafka.source_topic, rate)
-    store = Store.from_settings(settings.redis)
+    store = Store(settings.redis)
     freshness = Freshness(sender, store)
     try:
         async with asyncio.TaskGroup() as tasks:

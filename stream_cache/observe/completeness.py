@@ -25,7 +25,7 @@ from stream_cache.store.store import Store
 COMPLETE = OK
 REBUILDING = "rebuilding"
 _LOST = "lost at "
-_CHECK_EVERY_S, _LOOK_AGAIN_S = 2.0, 0.1
+_CHECK_EVERY_S, _CHECK_AGAIN_S, _LOOK_AGAIN_S = 2.0, 0.5, 0.1
 
 
 class StateGuard(mode.Service):
@@ -58,6 +58,7 @@ class StateGuard(mode.Service):
 
     @mode.Service.task
     async def _watch_state(self) -> None:
+        await self._check_servers()
         while not self.should_stop:
             pause_s = _CHECK_EVERY_S
             if not self.has_decided and self._membership.state != OK:
@@ -65,6 +66,20 @@ class StateGuard(mode.Service):
             else:
                 await self._look()
             await self.sleep(pause_s)
+
+    async def _check_servers(self) -> None:
+        """Wait until Redis can be asked what it is. Raises: UnfitServer, which ends the process."""
+        while not self.should_stop:
+            try:
+                warnings = await self._store.check()
+            except StoreUnavailable as error:
+                self.is_waiting = True
+                self.finding = f"waiting before the first reading is taken: {error}"
+                await self.sleep(_CHECK_AGAIN_S)
+            else:
+                for warning in warnings:
+                    self.log.warning("%s", warning)
+                return
 
     async def _look(self) -> None:
         try:

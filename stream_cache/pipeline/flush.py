@@ -155,9 +155,9 @@ class Flusher(mode.Service):
         latest = self._window.take()
         self._has_taken.clear()
         self._is_urgent.clear()
-        readings, tombstones = list(latest.readings.values()), list(latest.tombstones.values())
+        events = list(latest.by_device.values())
         self._is_putting = True
-        refused = await self._put_until_done(readings, tombstones) if readings or tombstones else ()
+        refused = await self._put_until_done(events) if events else ()
         self._is_putting = False
         self._last_flush_ended = time.monotonic()
         if refused:
@@ -167,14 +167,12 @@ class Flusher(mode.Service):
         for chunk in taken:
             self._ack_when_told(chunk)
 
-    async def _put_until_done(
-        self, readings: Sequence[Reading], tombstones: Sequence[Reading]
-    ) -> Sequence[tuple[Reading, BadRecord]]:
+    async def _put_until_done(self, events: Sequence[Reading]) -> Sequence[tuple[Reading, BadRecord]]:
         attempt = 0
         while True:
             began = time.monotonic()
             try:
-                result = await self._sink.put_latest(readings, tombstones)
+                result = await self._sink.put_latest(events)
             except StoreUnavailable as error:
                 self._metrics.flush_failed()
                 self.trouble = str(error)

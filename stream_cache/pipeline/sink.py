@@ -21,5 +21,5 @@ class PutResult(NamedTuple):
 class Sink(Protocol):
     """Where the latest readings go. Repeating a call is harmless."""
 
-    async def put_latest(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> PutResult:
+    async def put_latest(self, events: Sequence[Reading]) -> PutResult:
         """Write each unless something newer is there. Raises StoreUnavailable when that can't be done now."""

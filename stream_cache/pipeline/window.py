@@ -26,11 +26,11 @@ class Window:
         except KeyError:
             self._by_partition[partition] = latest
         else:
-            held.merge(latest.readings.values(), latest.tombstones.values())
+            held.merge(latest.by_device.values())
 
     def take(self) -> Latest:
         """Hand over everything, and be empty."""
-        taken = Latest({}, {})
+        taken = Latest()
         for key, latest in list(self._entries.items()):
             del self._entries[key]
             taken.take_over(latest)
@@ -38,4 +38,4 @@ class Window:
 
     def device_count(self) -> int:
         """Return how many devices wait for the next flush."""
-        return sum(len(latest.readings) + len(latest.tombstones) for latest in self._entries.values())
+        return sum(len(latest.by_device) for latest in self._entries.values())

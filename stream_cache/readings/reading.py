@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
@@ -54,14 +53,16 @@ class Record(msgspec.Struct, gc=False):
 class Reading(msgspec.Struct, gc=False):
     """A decoded record that says something of a device: a reading with metadata, or a tombstone, which forgets it.
 
-    `event_time` is naive and means UTC. The metadata is read when it is asked for: most readings are overtaken by a
-    newer one before.
+    `event_time` is naive and means UTC. `seen_ms` is the largest Kafka timestamp, in ms since 1970, of this reading and
+    those that it was merged with; 0 for a tombstone that was merged with none. The metadata is read when it is asked
+    for: most readings are overtaken by a newer one before.
     """
 
     device_id: str
     event_time: datetime
     raw: RawRecord
     partition: int
+    seen_ms: int = 0
 
     @property
     def is_tombstone(self) -> bool:
@@ -92,31 +93,29 @@ class Reading(msgspec.Struct, gc=False):
 
 
 class Latest(msgspec.Struct):
-    """The latest of each device, by device id: its reading, and its tombstone.
+    """The latest event of each device, by device id."""
 
-    Both are kept: which one wins is the store's to say, and a tombstone's marker outlives the reading that beat it.
-    """
+    by_device: dict[str, Reading] = {}
 
-    readings: dict[str, Reading] = {}
-    tombstones: dict[str, Reading] = {}
+    def keep(self, event: Reading) -> None:
+        """Take in an event, unless a later one of its device is held."""
+        held = self.by_device.get(event.device_id)
+        if held is None:
+            self.by_device[event.device_id] = event
+        elif event.is_newer_than(held):
+            event.seen_ms = max(event.seen_ms, held.seen_ms)
+            self.by_device[event.device_id] = event
+        else:
+            held.seen_ms = max(event.seen_ms, held.seen_ms)
 
-    def keep(self, reading: Reading) -> None:
-        """Take in a reading or a tombstone, unless something newer of its kind and device is held."""
-        kept = self.tombstones if reading.raw.value is None else self.readings
-        held = kept.get(reading.device_id)
-        # The first comparison decides nearly always, and spares a call.
-        if held is None or reading.event_time > held.event_time or reading.is_newer_than(held):
-            kept[reading.device_id] = reading
-
-    def merge(self, *kinds: Iterable[Reading]) -> None:
+    def merge(self, events: Iterable[Reading]) -> None:
         """Take in many, in any order."""
-        for reading in itertools.chain(*kinds):
-            self.keep(reading)
+        for event in events:
+            self.keep(event)
 
     def take_over(self, other: Latest) -> None:
         """Take in the latest of another partition. Usually they have no device in common, as keys decide: at once."""
-        for held, arrived in ((self.readings, other.readings), (self.tombstones, other.tombstones)):
-            if held.keys().isdisjoint(arrived):
-                held.update(arrived)
-            else:
-                self.merge(arrived.values())
+        if self.by_device.keys().isdisjoint(other.by_device):
+            self.by_device.update(other.by_device)
+        else:
+            self.merge(other.by_device.values())

@@ -1,1 +1,1 @@
-"""Redis: the only room that imports its client."""
+"""The store: what is kept in Redis, and how (the contract, section 2)."""

@@ -1,11 +1,24 @@
--- Prune one page of the index, and put into `devices` what it lacks.
+-- Take ids out of the index whose hash was found to be gone; not one that was indexed again since.
 --
--- ARGV[1]: the last id of the page before, '' for the first page
--- ARGV[2]: how many ids to look at
--- Returns: { how many were taken out, the last id of the page or '' when it was the last page }
+-- KEYS: devices, ids, seen, late, changes
+-- ARGV[1]: MessagePack of { ids, scores }: what `seen` held of each before its hash was looked at, '' for nothing
+-- ARGV[2]: as in index.lua
+-- Returns: how many were taken out
 
-local limit = tonumber(ARGV[2])
-local ids = page_after(ARGV[1], limit)
-local removed_count, staying = prune(ids)
-if #staying > 0 then redis.call('SADD', DEVICES, unpack(staying)) end
-return { removed_count, #ids == limit and ids[#ids] or '' }
+local DEVICES, IDS, SEEN, LATE, CHANGES = unpack(KEYS)
+local ids, scores = unpack(cmsgpack.unpack(ARGV[1]))
+local gone = {}
+for i, id in ipairs(ids) do
+  if (redis.call('ZSCORE', SEEN, id) or '') == scores[i] then gone[#gone + 1] = id end
+end
+if #gone == 0 then return 0 end
+redis.call('SREM', DEVICES, unpack(gone))
+redis.call('ZREM', IDS, unpack(gone))
+redis.call('ZREM', SEEN, unpack(gone))
+redis.call('ZREM', LATE, unpack(gone))
+local keep_ms = tonumber(ARGV[2])
+if keep_ms > 0 then
+  local clock = redis.call('TIME')
+  redis.call('XADD', CHANGES, 'MINID', '~', clock[1] * 1000 - keep_ms, '*', 'ids', cmsgpack.pack(gone))
+end
+return #gone

@@ -1,35 +1,54 @@
-"""The scripts beside this file, as Redis runs them."""
+"""The scripts beside this file, and what calls to Redis are made of."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import NamedTuple
 
-import redis.asyncio as redis
-from redis.exceptions import NoScriptError
+import msgspec
+
+from stream_cache.store.node import Command
+
+
+class Call(NamedTuple):
+    """A command, and a key that says which server takes it: all its keys lie there."""
+
+    key: str | bytes
+    command: Command
 
 
 class Script:
-    """A script beside this file, called by its digest and loaded where Redis doesn't know it (any more)."""
+    """A script, called by its digest. Whoever runs the call loads it where a server doesn't know it."""
 
-    def __init__(self, *names: str) -> None:
-        self._source = "".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
-        self._digest: str | None = None
+    def __init__(self, name: str) -> None:
+        self.source = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    async def call(self, client: redis.Redis, calls: Sequence[bytes | tuple[bytes | int, ...]]) -> list[Any]:
-        """Call it once for each element, all in one pipeline: an element is the call's argument, or its arguments."""
-        for has_loaded in (False, True):
-            if self._digest is None:
-                self._digest = await client.script_load(self._source)
-            pipeline = client.pipeline(transaction=False)
-            for arguments in calls:
-                pipeline.evalsha(self._digest, 0, *(arguments if isinstance(arguments, tuple) else (arguments,)))
-            replies = await pipeline.execute(raise_on_error=False)
-            errors = [reply for reply in replies if isinstance(reply, Exception)]
-            if not errors:
-                return replies
-            if has_loaded or not all(isinstance(error, NoScriptError) for error in errors):
-                raise errors[0]
-            self._digest = None  # Redis was restarted, or somebody said SCRIPT FLUSH
-        raise AssertionError  # pragma: no cover - the second round returns or raises
+    def call(self, keys: Sequence[str | bytes], *arguments: str | bytes | float) -> Call:
+        """Return a call with these KEYS, all of one slot, and ARGV."""
+        return Call(keys[0], ("EVALSHA", self._digest, len(keys), *keys, *arguments))
+
+
+def as_text(text: bytes) -> msgspec.Raw:
+    """Return what makes a MessagePack encoder write these bytes as a str, UTF-8 or not: Redis 6.2 reads no bin."""
+    size = len(text)
+    if size < 2**5:
+        head = bytes([0xA0 | size])
+    elif size < 2**8:
+        head = b"\xd9" + size.to_bytes(1, "big")
+    elif size < 2**16:
+        head = b"\xda" + size.to_bytes(2, "big")
+    else:
+        head = b"\xdb" + size.to_bytes(4, "big")
+    return msgspec.Raw(head + text)
+
+
+PUT = Script("put.lua")
+GET_MANY = Script("get_many.lua")
+LIVING = Script("living.lua")
+INDEX = Script("index.lua")
+PRUNE = Script("prune.lua")
+ADOPT = Script("adopt.lua")
+ALL = (PUT, GET_MANY, LIVING, INDEX, PRUNE, ADOPT)

@@ -101,7 +101,7 @@ def test_frozen_at_the_start__is_waited_for(kafka_scene: Scene, own_kafka: Kafka
 
 def assert_goes_on(scene: Scene, worker: Worker) -> None:
     worker.wait_ready()
-    assert f"Kafka at {scene.topics.bootstrap} answers" in worker.log_text()
+    assert "Kafka answers, after" in worker.log_text()
     assert "Unclosed" not in worker.log_text()
     scene.ledger.produce(itertools.islice(scene.drafts(1), 1_000))
     scene.assert_nothing_lost()

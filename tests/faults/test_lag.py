@@ -6,7 +6,7 @@ from threading import Event, Thread
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.faults.scene import Scene, metric
+from tests.faults.scene import Scene, has_joined, metric
 from tests.harness import Worker, wait_until
 from tests.services import RedisServer
 
@@ -33,7 +33,7 @@ def test_redis_frozen__the_backlog_is_the_lag(redis_scene: Scene, own_redis: Red
     watcher = Thread(target=watch, args=(worker, seen, stop), daemon=True)
     watcher.start()
     scene.add_worker()
-    wait_until(lambda: "Successfully synced" in scene.workers[1].log_text(), 60, "the second to join")
+    wait_until(lambda: has_joined(scene.workers[1]), 60, "the second to join")
     wait_until(lambda: sum(lags(scene)) == scene.lag() > lags(scene)[0], 60, "each to tell its own")
     stop.set()
     watcher.join()
@@ -57,7 +57,7 @@ def test_nothing_committed__counts_from_where_the_topic_begins(redis_scene: Scen
         deleted.result(10)
     own_redis.freeze()
     scene.add_worker()
-    wait_until(lambda: "Successfully synced" in scene.workers[0].log_text(), 60, "it to join")
+    wait_until(lambda: has_joined(scene.workers[0]), 60, "it to join")
     left = 10_000 - 2_000 * scene.partitions
     wait_until(lambda: lags(scene) == [left], WITHIN_S, f"the lag to be {left}")
     assert scene.lag() == 10_000, "nothing is committed, and offsets count on"

@@ -43,7 +43,7 @@ def test_kafka_away__with_all_flushed_exits_0(
 def test_kafka_away__with_a_bad_record_unpublished_exits_1(kafka_scene: Scene, own_kafka: KafkaServer) -> None:
     scene = kafka_scene
     # The topic for errors refuses whatever is sent, so that something is left when the broker freezes.
-    scene.configure(scene.topics.errors, min_insync_replicas="2")
+    scene.configure(scene.topics.errors, max_message_bytes="100")
     (worker,) = scene.start_workers()
     produce(scene.topics.bootstrap, scene.topics.source, [Record(b"bad")])
     wait_until(lambda: metric(worker, 'stream_cache_records_total{result="bad"}'), 30, "the bad record")

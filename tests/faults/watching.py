@@ -38,7 +38,7 @@ def orders_held(client: redis.Redis, device_ids: Sequence[str]) -> dict[str, ora
 
 
 def _order(last_updated: bytes, at: bytes) -> oracle.Order:
-    offset, partition = at.split(b":")
+    offset, partition, _ = at.split(b":")
     moment = datetime.fromisoformat(last_updated.decode())
     return (moment - _EPOCH) // timedelta(microseconds=1), int(offset), int(partition)
 

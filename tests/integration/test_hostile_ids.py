@@ -45,9 +45,8 @@ IDS = (
     "x:metadata",
     "device:a:metadata",
     "device:*:metadata",
-    "stream_cache:ids",
-    "stream_cache:ids:0",
-    "stream_cache:state",
+    "stream_cache:{devices}:ids",
+    "stream_cache:{devices}:state",
     "-",
     "+",
     "(a",
@@ -63,7 +62,9 @@ IDS = (
 #: Half of a surrogate pair, escaped: JSON can say it, UTF-8 can't.
 HALVES = ('"\\ud800"', '"a\\udfff\\n"')
 #: Beside devices and their index, there may be these.
-OURS = {b"devices"} | {b"stream_cache:" + name for name in (b"ids", b"state", b"prune_lease", b"walked")}
+OURS = {b"devices"} | {
+    b"stream_cache:{devices}:" + name for name in (b"ids", b"seen", b"late", b"layout", b"scan_lease", b"state")
+}
 _CONTROL = re.compile(r"[^\n\t -\x7e\xa0-\U0010ffff]|[\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -93,10 +94,9 @@ class Bench(NamedTuple):
         with self.database.connect() as client:
             oracle.assert_equal_to_redis(state, client)
             keys = set(client.scan_iter(count=1000))
-            buckets = {key for key in keys if key.startswith(b"stream_cache:ids:")}
-            assert keys - OURS - buckets == {key_of(device_id) for device_id in state.devices} | set(others)
-            indexed = [device_id for bucket in buckets for device_id in client.zrange(bucket, 0, -1)]
-            assert sorted(indexed) == sorted(device_id.encode() for device_id in state.devices)
+            assert keys - OURS == {key_of(device_id) for device_id in state.devices} | set(others)
+            indexed: Any = client.zrange("stream_cache:{devices}:ids", 0, -1)
+            assert indexed == sorted(device_id.encode() for device_id in state.devices)
 
     def bulk(self, device_ids: Sequence[str]) -> dict[str, Any]:
         body = json.dumps({"device_ids": device_ids}).encode()
@@ -255,14 +255,14 @@ def test_tombstone_of_such_an_id__forgets_only_its_device(kafka: Kafka, tmp_path
             records += bench.produce([tombstone_of(device_id) for device_id in forgotten])
             bench.wait_caught_up()
             state = oracle.fold(records, ttl_s=TTL_S)
-            markers = [f"stream_cache:tombstone:{device_id}".encode() for device_id in state.tombstones]
-            bench.assert_holds(state, others=markers)
+            stamps = [key_of(device_id) for device_id in state.tombstones]
+            bench.assert_holds(state, others=stamps)
             assert sorted(bench.listed(1000)) == sorted(state.devices)
             assert bench.bulk(IDS)["missing"] == [d for d in IDS if d not in state.devices]
         assert state.devices == set()
         bench.produce(readings_of_all)  # older than the tombstones
         bench.wait_caught_up()
-        bench.assert_holds(state, others=markers)
+        bench.assert_holds(state, others=stamps)
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])

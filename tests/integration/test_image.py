@@ -24,7 +24,7 @@ HEALTHCHECK = ROOT / "docker/healthcheck.py"
 IMPORT = """\
 import importlib.resources, stream_cache.app
 print(stream_cache.app.__file__)
-assert importlib.resources.files("stream_cache").joinpath("store/put_latest.lua").is_file()
+assert importlib.resources.files("stream_cache").joinpath("store/put.lua").is_file()
 """
 
 

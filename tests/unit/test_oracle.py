@@ -405,7 +405,7 @@ class TestAssertEqualToRedis:
 
     def test_hash__missing_or_too_many(self) -> None:
         """Both are told, and of many differences the first ten."""
-        held = {b"device:%d:metadata" % i: {b"persist": b"true"} for i in range(20)}
+        held = {b"device:%d:metadata" % i: {b"last_updated": b"x"} for i in range(20)}
         with pytest.raises(AssertionError, match="in 42 places") as caught:
             assert_equal_to_redis(
                 fold([named("a"), named("b", device_id="e")], ttl_s=0),

@@ -15,7 +15,7 @@ from faust.web import Blueprint
 from stream_cache.errors import AnswerTooLarge
 from stream_cache.readings.json_text import is_unicode
 from stream_cache.store.hashes import Device
-from stream_cache.store.store import MAX_ANSWER_BYTES
+from stream_cache.store.index import MAX_ANSWER_BYTES
 from stream_cache.web.answers import ApiError, json_response
 from stream_cache.web.routes.view import AppView, invalid
 from stream_cache.web.server import read_body

@@ -23,6 +23,9 @@ class FakeStore:
     def __init__(self, text: str | StoreUnavailable | None, *, is_read_only: bool = False) -> None:
         self.text, self.is_read_only = text, is_read_only
 
+    async def check(self) -> list[str]:
+        return []
+
     async def get_state(self) -> str | None:
         if isinstance(self.text, StoreUnavailable):
             raise self.text

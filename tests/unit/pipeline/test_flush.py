@@ -26,35 +26,35 @@ class FakeWindow:
     """A window without Faust's table."""
 
     def __init__(self) -> None:
-        self.latest = Latest({}, {})
+        self.latest = Latest()
 
     def take(self) -> Latest:
-        taken, self.latest = self.latest, Latest({}, {})
+        taken, self.latest = self.latest, Latest()
         return taken
 
     def device_count(self) -> int:
-        return len(self.latest.readings)
+        return len(self.latest.by_device)
 
 
 class FakeSink:
     """Notes what it gets; fails, waits and refuses when told to."""
 
     def __init__(self) -> None:
-        self.puts: list[tuple[list[Reading], list[Reading]]] = []
+        self.puts: list[list[Reading]] = []
         self.put_at_s: list[float] = []
         self.failures_left = 0
         self.refused: list[tuple[Reading, BadRecord]] = []
         self.is_open = asyncio.Event()
         self.is_open.set()
 
-    async def put_latest(self, readings: Sequence[Reading], tombstones: Sequence[Reading]) -> PutResult:
-        self.puts.append((list(readings), list(tombstones)))
+    async def put_latest(self, events: Sequence[Reading]) -> PutResult:
+        self.puts.append(list(events))
         self.put_at_s.append(time.time())
         await self.is_open.wait()
         if self.failures_left:
             self.failures_left -= 1
             raise StoreUnavailable("Redis: gone")
-        return PutResult(len(readings), 0, 0, self.refused)
+        return PutResult(len(events), 0, 0, self.refused)
 
 
 class Bench:
@@ -91,7 +91,7 @@ class Bench:
     ) -> None:
         """Take a chunk; the ack of the n-th is seen as n."""
         if has_reading:
-            self.window.latest.merge([reading(f"d{number}", offset=number)], [])
+            self.window.latest.merge([reading(f"d{number}", offset=number)])
         self.flusher.take(
             lambda: self.acked.append(number), count, told, is_caught_up=is_caught_up, size_bytes=size_bytes
         )
@@ -136,9 +136,8 @@ async def test_caught_up__flushes_at_once_and_acks() -> None:
     async with running() as bench:
         bench.take(1)
         await bench.until(lambda: bench.acked == [1], "the ack")
-    ((readings, tombstones),) = bench.sink.puts
+    (readings,) = bench.sink.puts
     assert [r.device_id for r in readings] == ["d1"]
-    assert tombstones == []
     assert bench.flusher.unacked_count == 0
 
 
@@ -176,7 +175,7 @@ async def test_flush__gathers_what_comes_while_another_runs() -> None:
         assert bench.acked == []
         bench.sink.is_open.set()
         await bench.until(lambda: bench.acked == list(range(20)), "the acks, in order")
-    assert [len(readings) for readings, _ in bench.sink.puts] == [1, 19]
+    assert [len(readings) for readings in bench.sink.puts] == [1, 19]
 
 
 @pytest.mark.usefixtures("stopped_clock")
@@ -190,10 +189,10 @@ async def test_chunk_without_readings__is_acked_without_a_put() -> None:
 @pytest.mark.usefixtures("stopped_clock")
 async def test_tombstones__are_put_too() -> None:
     async with running() as bench:
-        bench.window.latest.merge([], [tombstone("gone")])
+        bench.window.latest.merge([tombstone("gone")])
         bench.take(1, has_reading=False)
         await bench.until(lambda: bench.acked == [1], "the ack")
-    assert [t.device_id for t in bench.sink.puts[0][1]] == ["gone"]
+    assert [t.device_id for t in bench.sink.puts[0]] == ["gone"]
 
 
 # ----------------------------------------------------------------------------------------------------- without loss
@@ -207,7 +206,7 @@ async def test_unavailable_sink__is_tried_again_with_the_same_until_it_takes_the
         bench.take(2, is_caught_up=False)
         await bench.until(lambda: bench.sink.failures_left == 0, "the failures")
         await bench.until(lambda: bench.acked == [1, 2], "the acks")
-    assert [[r.device_id for r in readings] for readings, _ in bench.sink.puts] == [["d1", "d2"]] * 6
+    assert [[r.device_id for r in readings] for readings in bench.sink.puts] == [["d1", "d2"]] * 6
     assert (bench.flushes_count("failed"), bench.flushes_count("ok")) == (5, 1)
 
 

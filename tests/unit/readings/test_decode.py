@@ -433,7 +433,7 @@ def test_texts__are_read_back_as_they_came(fields: dict[str, Any]) -> None:
 def decoded_at(record: oracle.Record, now_ms: int) -> tuple[list[Reading], list[tuple[Record, BadRecord]]]:
     """Decode one record by a worker whose clock says `now_ms`."""
     chunk = decode.decode_chunk([source_record(record)], 0, 3600, clock=lambda: now_ms / 1000)
-    return list(chunk.latest.readings.values()), chunk.bad
+    return list(chunk.latest.by_device.values()), chunk.bad
 
 
 def test_no_kafka_timestamp__event_time_takes_its_place_up_to_the_workers_clock() -> None:
@@ -457,7 +457,7 @@ def test_no_kafka_timestamp__harms_no_neighbour() -> None:
         json_record("c", offset=2, timestamp_ms=MS + 1, event_time=late),
     ]
     chunk = decode.decode_chunk(list(map(source_record, records)), 0, 3600, clock=lambda: MS / 1000)
-    assert list(chunk.latest.readings) == ["a", "c"]
+    assert list(chunk.latest.by_device) == ["a", "c"]
     assert [record.offset for record, _ in chunk.bad] == [1]
 
 
