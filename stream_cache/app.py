@@ -24,7 +24,7 @@ from stream_cache.kafka.broker_wait import PatientProducer
 from stream_cache.kafka.broker_watch import BrokerWatch
 from stream_cache.kafka.chunks import Chunk, ChunkSchema
 from stream_cache.kafka.client import KafkaClient
-from stream_cache.kafka.error_topic import DeadLetters
+from stream_cache.kafka.error_topic import ErrorTopic
 from stream_cache.kafka.membership import Membership
 from stream_cache.kafka.near_misses import near_misses
 from stream_cache.kafka.options import faust_options
@@ -58,7 +58,7 @@ class StreamCache(faust.App):
         super().__init__(settings.kafka.group_id, **faust_options(settings, environ))
         self.metrics = Metrics()
         self.store = Store(settings.redis)
-        self.dead_letters = DeadLetters(
+        self.error_topic = ErrorTopic(
             self._send_error_record,
             source_topic=settings.kafka.source_topic,
             error_topic=settings.kafka.error_topic,
@@ -69,7 +69,7 @@ class StreamCache(faust.App):
         self.flusher = Flusher(
             self.window,
             self.store,
-            self.dead_letters.publish,
+            self.error_topic.publish,
             self.metrics,
             interval_s=settings.pipeline.flush_interval_s,
             max_unacked=settings.pipeline.max_unacked_readings,
@@ -87,7 +87,7 @@ class StreamCache(faust.App):
             membership=self.membership,
             broker_watch=self.broker_watch,
             flusher=self.flusher,
-            dead_letters=self.dead_letters,
+            error_topic=self.error_topic,
             store=self.store,
             state_guard=self.state_guard,
             settings=settings.process,
@@ -108,21 +108,21 @@ class StreamCache(faust.App):
 
     async def _keep_latest(self, stream: StreamT[Any]) -> None:
         """The agent: keeps the latest reading per device of what it takes, and acks nothing. The flusher does."""
-        await self.state_guard.wait_until_decided()
+        await self.state_guard.wait_until_initialised()
         async for event in cast("faust.Stream[Chunk]", stream).noack().events():
             await self.flusher.wait_for_room()
             chunk: Chunk = event.value
             content, chunk.content = chunk.content, None  # the event lives on until it is committed
-            told = self._take_in(content, event.message.partition) if content else None
+            published = self._take_in(content, event.message.partition) if content else None
             self.flusher.take(
-                event.ack, chunk.record_count, told, is_caught_up=chunk.is_caught_up, size_bytes=chunk.size_bytes
+                event.ack, chunk.record_count, published, is_caught_up=chunk.is_caught_up, size_bytes=chunk.size_bytes
             )
 
     def _take_in(self, decoded: DecodedChunk, partition: int) -> asyncio.Future[None] | None:
         self.metrics.decoded(decoded)
         if decoded.latest.by_device:
             self.window.add(partition, decoded.latest)
-        return self.dead_letters.publish(decoded.bad) if decoded.bad else None
+        return self.error_topic.publish(decoded.bad) if decoded.bad else None
 
     def _decode(self, records: Sequence[RawRecord], partition: int) -> DecodedChunk:
         """Decode a chunk and find its latest of each device; in the consumer's thread, to hold the event loop less."""
@@ -131,7 +131,7 @@ class StreamCache(faust.App):
     async def _drain(self) -> None:
         is_flushed = await self.flusher.drain(self.settings.process.shutdown_timeout_s)
         if not is_flushed and self.should_stop:
-            why = self.flusher.trouble or self.dead_letters.trouble or "there was too little time"
+            why = self.flusher.trouble or self.error_topic.trouble or "there was too little time"
             await self.crash(
                 UnflushedReadings(
                     f"{self.flusher.unacked_count} records could not be flushed within "
@@ -148,7 +148,7 @@ class StreamCache(faust.App):
         if self._near_misses:
             self.log.warning(self._near_misses)
         await self.add_runtime_dependency(self.broker_watch)
-        await self.add_runtime_dependency(self.dead_letters)  # before the flusher, so that it stops after it
+        await self.add_runtime_dependency(self.error_topic)  # before the flusher, so that it stops after it
         await self.add_runtime_dependency(self.flusher)
         await self.add_runtime_dependency(self.pruner)
         await self.add_runtime_dependency(self.state_guard)

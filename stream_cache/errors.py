@@ -2,7 +2,7 @@
 
 StreamCacheError
  +-- InvalidSetting      a variable of the environment holds something else than what is expected
- +-- BadRecord           a record that the contract refuses; told to ``iot_errors``
+ +-- BadRecord           a record that the contract refuses; published to ``iot_errors``
  +-- StoreUnavailable    Redis didn't answer, or refuses; the call may be repeated
  +-- AnswerTooLarge      what a request asks for is more than one answer may hold
  +-- UnflushedReadings   the worker had to stop before all it took was in Redis

@@ -23,7 +23,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series; a switch of the process
         self.registry = CollectorRegistry()
         registry = self.registry
-        #: reading: takes part in the order; no_metadata: changes nothing; tombstone; bad: told to iot_errors.
+        #: reading: takes part in the order; no_metadata: changes nothing; tombstone; bad: published to iot_errors.
         self._records = Counter(
             "stream_cache_records", "Records taken from Kafka, by result", ["result"], registry=registry
         )
@@ -88,7 +88,7 @@ class Metrics:
         """Count a lookup that Redis didn't answer."""
         self._errors.labels("redis").inc()
 
-    def telling_failed(self) -> None:
+    def publishing_failed(self) -> None:
         """Count an error record that will be sent again."""
         self._errors.labels("error_topic").inc()
 

@@ -50,7 +50,7 @@ def fit(parts: Sequence[Part], width: int) -> str:
 
 LEGEND = """\
 Once a second: readings sent (acknowledged by Kafka), devices in the index, milliseconds from sending a reading to
-reading it in Redis (median and longest), bad readings told to the error topic / sent."""
+reading it in Redis (median and longest), bad readings published to the error topic / sent."""
 
 
 def say(text: str = "") -> None:
@@ -67,7 +67,7 @@ async def look_up(lookup: Coroutine[Any, Any, _T]) -> _T:
     return await asyncio.shield(lookup)
 
 
-class ToldErrors:
+class PublishedErrors:
     """Counts the records that come to the error topic from now on.
 
     Making it asks the broker, for up to some seconds. Raises: KafkaException when it doesn't answer.
@@ -133,7 +133,7 @@ class Freshness:
         return Part(f"fresh in {median_ms} (max {max(measured_ms):3.0f})", median_ms)
 
 
-async def show_live_line(sender: Sender, store: Store, told: ToldErrors, freshness: Freshness) -> None:
+async def show_live_line(sender: Sender, store: Store, published: PublishedErrors, freshness: Freshness) -> None:
     """Show one line a second until cancelled; in a terminal always the same one, so that what is above stays."""
     is_terminal = sys.stdout.isatty()
     shown_count, shown_at_s = sender.acked_count, time.monotonic()
@@ -151,8 +151,8 @@ async def show_live_line(sender: Sender, store: Store, told: ToldErrors, freshne
             parts += [Part(f"{device_count:6,} devices", f"{device_count:,} devices"), freshness.take_summary()]
         if sender.trouble:
             parts.append(Part(f"Kafka: {sender.trouble}", "Kafka is away"))
-        errors = f"{told.count:,}/{sender.bad_count:,}"
-        parts.append(Part(f"errors told {errors}", f"errors {errors}"))
+        errors = f"{published.count:,}/{sender.bad_count:,}"
+        parts.append(Part(f"rejected {errors}", f"errors {errors}"))
         if is_terminal:
             print(f"\r\x1b[2K{fit(parts, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
         else:

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, Producer
 from stream_cache.demo import Address, DemoFailed, DemoOptions
 from stream_cache.demo.embedded import Services, started_services, temporary_folder
 from stream_cache.demo.fleet import Fleet
-from stream_cache.demo.live import LEGEND, Freshness, ToldErrors, look_up, say, show_live_line
+from stream_cache.demo.live import LEGEND, Freshness, PublishedErrors, look_up, say, show_live_line
 from stream_cache.demo.sender import QUIET, Sender
 from stream_cache.errors import InvalidSetting, StoreUnavailable
 from stream_cache.settings import Settings
@@ -114,7 +114,7 @@ async def _show(fleet: Fleet, rate: int, settings: Settings, services: Services 
     """Let the fleet send and show the live line, until cancelled. Raises: DemoFailed when a child ends."""
     bootstrap = settings.kafka.bootstrap_servers
     try:
-        told = await asyncio.to_thread(ToldErrors, bootstrap, settings.kafka.error_topic)
+        published = await asyncio.to_thread(PublishedErrors, bootstrap, settings.kafka.error_topic)
     except KafkaException as error:
         raise DemoFailed(f"Kafka at {bootstrap} does not answer: {error.args[0].str()}") from None
     sender = Sender(fleet, bootstrap, settings.kafka.source_topic, rate)
@@ -125,14 +125,14 @@ async def _show(fleet: Fleet, rate: int, settings: Settings, services: Services 
             for child in services.children if services else ():
                 tasks.create_task(child.watch())
             tasks.create_task(sender.send())
-            tasks.create_task(told.follow())
+            tasks.create_task(published.follow())
             if services:
                 examples = fleet.device_ids[:_EXAMPLE_COUNT]
                 await services.worker.wait_until(lambda: _are_readable(store, examples), _EXAMPLES_S)
                 say(f"\nWhere to look{_other_port(services)}:\n{_curl_lines(services.web, examples)}")
                 say(f"Ctrl-C stops all of it.\n\n{LEGEND}\n")
             tasks.create_task(freshness.follow())
-            tasks.create_task(show_live_line(sender, store, told, freshness))
+            tasks.create_task(show_live_line(sender, store, published, freshness))
     except* DemoFailed as failures:
         raise failures.exceptions[0] from None
     finally:

@@ -40,7 +40,7 @@ class Topic(NamedTuple):
     """What Kafka says of a topic.
 
     `error` is None when it is there; `leaders` has each partition's broker, -1 where it has none. `operations` is a set
-    of bits by the codes of Kafka's AclOperation, which brokers tell since 2.3 (KIP-430).
+    of bits by the codes of Kafka's AclOperation, which brokers send since 2.3 (KIP-430).
     """
 
     error: type[KafkaError] | None
@@ -244,7 +244,7 @@ class _TopicsRequest_v8(RequestStruct):  # type: ignore[misc]  # noqa: N801 - as
 
 
 class _TopicsRequest(Request[MetadataRequest_v5 | _TopicsRequest_v8]):  # type: ignore[misc]
-    """Metadata of topics that are not created by it. aiokafka's own ends at v5, which doesn't tell what is allowed.
+    """Metadata of topics that are not created by it. aiokafka's own ends at v5, which doesn't say what is allowed.
 
     Source: Kafka protocol, Metadata v8.
     """

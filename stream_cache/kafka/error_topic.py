@@ -68,7 +68,7 @@ class _Queued(msgspec.Struct):
         return True
 
 
-class DeadLetters(mode.Service):
+class ErrorTopic(mode.Service):
     """Publishes bad records to the error topic in the order they come, each until the broker has it.
 
     `trouble` says why the topic refuses at the moment, None when it doesn't: readiness shows it. The log has how many
@@ -104,7 +104,7 @@ class DeadLetters(mode.Service):
         self.trouble: str | None = None
 
     @property
-    def is_telling(self) -> bool:
+    def is_publishing(self) -> bool:
         """Whether error records are on their way, or wait for the topic."""
         return bool(self._queue)
 
@@ -147,7 +147,7 @@ class DeadLetters(mode.Service):
                 self._waiting.end(f"the error topic {self._error_topic!r} takes bad records again")
                 self._group_max_bytes = min(_GROUP_MAX_BYTES, self._group_max_bytes + self._group_max_bytes // 8 + 1)
             elif not self._make_smaller(group, errors[0]):
-                self._metrics.telling_failed()
+                self._metrics.publishing_failed()
                 self._note_trouble(_describe(errors[0], group[0].size_bytes))
                 await self.sleep(_RETRY_S)
 

@@ -39,7 +39,7 @@ def faust_options(settings: Settings, environ: Mapping[str, str]) -> dict[str, A
     Raises: InvalidSetting for a ``FAUST_`` variable that Faust or its client can't read, or that contradicts ours.
     """
     check_read_at_import(environ)
-    decided, app_id = _decided(settings), settings.kafka.group_id
+    decided, app_id = _initialised(settings), settings.kafka.group_id
     # Not the whole environment: Faust would take another prefix from it.
     extra = {variable: text.strip() for variable, text in environ.items() if variable.startswith(_PREFIX)}
     extra = {variable: text for variable, text in extra.items() if text}
@@ -77,7 +77,7 @@ def _kinds(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _decided(settings: Settings) -> dict[str, Any]:
+def _initialised(settings: Settings) -> dict[str, Any]:
     """Return Faust's settings that ours decide, and those that the design needs."""
     brokers = [f"kafka://{server}" for server in settings.kafka.bootstrap_servers.split(",")]
     return {

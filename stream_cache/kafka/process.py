@@ -53,7 +53,7 @@ class Worker(faust.Worker):
         await super().on_execute()
         self.loop.set_exception_handler(_handle_left_over)
         # Readings are freed by their reference counts. Looking for cycles among them after every 700 allocations took
-        # a third of the main thread (bench, 10,000 devices); the modules need never be looked at again.
+        # a third of the main thread (bench, 10,000 devices); the modules need never be scanned again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)

@@ -29,7 +29,7 @@ _CHECK_EVERY_S, _CHECK_AGAIN_S, _LOOK_AGAIN_S = 2.0, 0.5, 0.1
 
 
 class StateGuard(mode.Service):
-    """Watches the key. `finding` is "ok", "unknown", or says what is missing and what to do.
+    """Watches the key. `status` is "ok", "unknown", or says what is missing and what to do.
 
     What is missing would have expired after the TTL anyway: then the state counts as complete again.
     """
@@ -40,28 +40,28 @@ class StateGuard(mode.Service):
         super().__init__(**kwargs)
         self._store, self._membership, self._broker_watch = store, membership, broker_watch
         self._settings = settings
-        self._decided = asyncio.Event()
+        self._initialised = asyncio.Event()
         #: Where the topic ended when the rebuild was first seen: what is to be read until all devices are there.
         self._goal: Mapping[int, int] | None = None
-        self.finding = UNKNOWN
+        self.status = UNKNOWN
         #: Whether Redis, or Kafka, keeps this worker from beginning.
         self.is_waiting = False
 
     @property
-    def has_decided(self) -> bool:
+    def is_initialised(self) -> bool:
         """Whether it is known what this worker begins with."""
-        return self._decided.is_set()
+        return self._initialised.is_set()
 
-    async def wait_until_decided(self) -> None:
+    async def wait_until_initialised(self) -> None:
         """Wait until it is known what this worker begins with: nothing may be written before."""
-        await self._decided.wait()
+        await self._initialised.wait()
 
     @mode.Service.task
     async def _watch_state(self) -> None:
         await self._check_servers()
         while not self.should_stop:
             pause_s = _CHECK_EVERY_S
-            if not self.has_decided and self._membership.state != OK:
+            if not self.is_initialised and self._membership.state != OK:
                 pause_s = _LOOK_AGAIN_S
             else:
                 await self._look()
@@ -74,7 +74,7 @@ class StateGuard(mode.Service):
                 warnings = await self._store.check()
             except StoreUnavailable as error:
                 self.is_waiting = True
-                self.finding = f"waiting before the first reading is taken: {error}"
+                self.status = f"waiting before the first reading is taken: {error}"
                 await self.sleep(_CHECK_AGAIN_S)
             else:
                 for warning in warnings:
@@ -83,20 +83,20 @@ class StateGuard(mode.Service):
 
     async def _look(self) -> None:
         try:
-            if not self.has_decided:
+            if not self.is_initialised:
                 self.is_waiting = True
-                await self._decide()
+                await self._initialise()
             await self._check()
         except (StoreUnavailable, KafkaUnavailable) as error:
-            self.finding = UNKNOWN
-            if not self.has_decided:
-                self.finding = f"waiting before the first reading is taken: {error}"
+            self.status = UNKNOWN
+            if not self.is_initialised:
+                self.status = f"waiting before the first reading is taken: {error}"
             # The log has it from the store, or from the broker watch.
         else:
             self.is_waiting = False
-            self._decided.set()
+            self._initialised.set()
 
-    async def _decide(self) -> None:
+    async def _initialise(self) -> None:
         """Tell a first start or a rebuild (nothing is read yet) from a Redis that was emptied while nobody looked."""
         held = await self._store.get_state()
         if held not in (COMPLETE, REBUILDING) and (await self._broker_watch.progress()).is_at_beginning:
@@ -122,10 +122,10 @@ class StateGuard(mode.Service):
         self._goal = self._goal or progress.ends
         left = progress.left_until(self._goal)
         if left:
-            self.finding = f"rebuilding: devices are missing until {left} more records are read"
+            self.status = f"rebuilding: devices are missing until {left} more records are read"
         else:
             await self._store.set_state(COMPLETE)
-            self.finding, self._goal = OK, None
+            self.status, self._goal = OK, None
 
     def _has_expired(self, held: str) -> bool:
         ttl_s = self._settings.redis.metadata_ttl_s
@@ -134,14 +134,14 @@ class StateGuard(mode.Service):
 
     def _tell(self, held: str) -> None:
         if held == COMPLETE:
-            self.finding = OK
+            self.status = OK
             return
         group, topic = self._settings.kafka.group_id, self._membership.topic
-        finding = (
+        status = (
             f"state was {held}: Redis was emptied, and devices that have sent nothing since are missing. To "
             f"rebuild: stop all workers, set the offsets of group {group!r} on topic {topic!r} to the earliest, "
             "and start them again"
         )
-        if self.finding != finding:
-            self.finding = finding
-            self.log.error("%s", finding)
+        if self.status != status:
+            self.status = status
+            self.log.error("%s", status)

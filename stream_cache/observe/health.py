@@ -10,7 +10,7 @@ import mode
 
 from stream_cache.errors import ConsumerStalled, KafkaUnavailable, StoreUnavailable
 from stream_cache.kafka.broker_watch import BrokerWatch
-from stream_cache.kafka.error_topic import DeadLetters
+from stream_cache.kafka.error_topic import ErrorTopic
 from stream_cache.kafka.membership import OK, UNKNOWN, Membership
 from stream_cache.observe.completeness import StateGuard
 from stream_cache.pipeline.flush import Flusher
@@ -40,7 +40,7 @@ class Health(mode.Service):
         membership: Membership,
         broker_watch: BrokerWatch,
         flusher: Flusher,
-        dead_letters: DeadLetters,
+        error_topic: ErrorTopic,
         store: Store,
         state_guard: StateGuard,
         settings: ProcessSettings,
@@ -48,7 +48,7 @@ class Health(mode.Service):
     ) -> None:
         super().__init__(**kwargs)
         self._membership, self._broker_watch = membership, broker_watch
-        self._flusher, self._dead_letters = flusher, dead_letters
+        self._flusher, self._dead_letters = flusher, error_topic
         self._store, self._state_guard, self._settings = store, state_guard, settings
         self._stalled_since: float | None = None
         self._progress: object = None
@@ -80,7 +80,7 @@ class Health(mode.Service):
             "error_topic": error_topic,
             "redis": redis,
             "flush": self._flusher.trouble or unless_known,
-            "state": self._state_guard.finding if redis == OK else UNKNOWN,
+            "state": self._state_guard.status if redis == OK else UNKNOWN,
         }
 
     @staticmethod
@@ -90,7 +90,9 @@ class Health(mode.Service):
 
     def is_taking_readings(self, checks: Checks) -> bool:
         """Tell whether readings are taken in. That some were lost from Redis, or are yet to be read, stops nobody."""
-        return self._state_guard.has_decided and all(found == OK for check, found in checks.items() if check != "state")
+        return self._state_guard.is_initialised and all(
+            found == OK for check, found in checks.items() if check != "state"
+        )
 
     @mode.Service.task
     async def _watch_consumer(self) -> None:
@@ -117,7 +119,7 @@ class Health(mode.Service):
         progress = (self._flusher.taken_count, self._flusher.unacked_count, self._membership.committed_offsets())
         is_waiting = (
             self._flusher.is_putting
-            or self._dead_letters.is_telling
+            or self._dead_letters.is_publishing
             or self._state_guard.is_waiting
             or self._membership.refusal
             or self._broker_watch.source_topic != OK

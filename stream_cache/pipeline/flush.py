@@ -2,7 +2,7 @@
 
 The last step but the commit. A flush takes the window as it is, writes it to a `Sink` until that succeeds, and only
 then acks the chunks it came from: a chunk's offset can be committed when all its good records are in the sink and all
-its bad ones are told.
+its bad ones are published.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Taken(msgspec.Struct):
     ack: Callable[[], Any]
     record_count: int
     size_bytes: int
-    told: list[asyncio.Future[None]]
+    published: list[asyncio.Future[None]]
 
 
 class Flusher(mode.Service):
@@ -51,14 +51,14 @@ class Flusher(mode.Service):
         interval_s: the window's size, so the longest that a reading waits while Redis answers.
         max_unacked: records taken but not acked, beyond which `wait_for_room` waits: bounds the memory while Redis
             or the error topic is away.
-        tell: sends refused records to the error topic; done when the broker has them.
+        publish: sends refused records to the error topic; done when the broker has them.
     """
 
     def __init__(
         self,
         window: Window,
         sink: Sink,
-        tell: Callable[[Sequence[tuple[Record, BadRecord]]], asyncio.Future[None]],
+        publish: Callable[[Sequence[tuple[Record, BadRecord]]], asyncio.Future[None]],
         metrics: Metrics,
         *,
         interval_s: float,
@@ -66,7 +66,7 @@ class Flusher(mode.Service):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._window, self._sink, self._tell, self._metrics = window, sink, tell, metrics
+        self._window, self._sink, self._publish, self._metrics = window, sink, publish, metrics
         self._interval_s, self._max_unacked = interval_s, max_unacked
         self._taken: list[_Taken] = []
         self._unacked_count = self._unacked_bytes = 0
@@ -104,13 +104,13 @@ class Flusher(mode.Service):
         self,
         ack: Callable[[], Any],
         record_count: int,
-        told: asyncio.Future[None] | None,
+        published: asyncio.Future[None] | None,
         *,
         is_caught_up: bool,
         size_bytes: int = 0,
     ) -> None:
-        """Note a chunk whose readings were added to the window; `told` is done when its bad records are told."""
-        self._taken.append(_Taken(ack, record_count, size_bytes, [told] if told else []))
+        """Note a chunk whose readings were added to the window; `published` is done when its bad records are."""
+        self._taken.append(_Taken(ack, record_count, size_bytes, [published] if published else []))
         self._unacked_count += record_count
         self._unacked_bytes += size_bytes
         self._taken_count += record_count
@@ -161,11 +161,11 @@ class Flusher(mode.Service):
         self._is_putting = False
         self._last_flush_ended = time.monotonic()
         if refused:
-            told = self._tell([(reading.record, bad) for reading, bad in refused])
+            published = self._publish([(reading.record, bad) for reading, bad in refused])
             for chunk in taken:
-                chunk.told.append(told)
+                chunk.published.append(published)
         for chunk in taken:
-            self._ack_when_told(chunk)
+            self._ack_when_published(chunk)
 
     async def _put_until_done(self, events: Sequence[Reading]) -> Sequence[tuple[Reading, BadRecord]]:
         attempt = 0
@@ -186,15 +186,15 @@ class Flusher(mode.Service):
                 self.trouble = None
                 return result.refused
 
-    def _ack_when_told(self, chunk: _Taken) -> None:
-        done = [told for told in chunk.told if told.done()]
-        if any(told.cancelled() for told in done):
+    def _ack_when_published(self, chunk: _Taken) -> None:
+        done = [future for future in chunk.published if future.done()]
+        if any(future.cancelled() for future in done):
             return  # the worker stops: uncommitted, the chunk is read again
-        failures = [error for told in done if (error := told.exception())]
+        failures = [error for future in done if (error := future.exception())]
         if failures:  # never happens: its bad records are not published, and nobody publishes them any more
             self.add_future(self.crash(failures[0]))
-        elif waiting := [told for told in chunk.told if not told.done()]:
-            waiting[0].add_done_callback(lambda _told: self._ack_when_told(chunk))
+        elif waiting := [future for future in chunk.published if not future.done()]:
+            waiting[0].add_done_callback(lambda _published: self._ack_when_published(chunk))
         else:
             chunk.ack()
             self._unacked_count -= chunk.record_count

@@ -82,7 +82,7 @@ def decode_chunk(  # noqa: C901, PLR0912 - one loop: each call in it costs a twe
                 wire, event_time = judge(value)
             if event_time > safe_limit:
                 limits.check(event_time, record, wire.request_id)
-        except Exception as error:  # noqa: BLE001 - told in full; raised, it would stop the partition for ever
+        except Exception as error:  # noqa: BLE001 - published in full; raised, it would stop the partition for ever
             chunk.bad.append((Record.of(record, partition), _why_bad(error)))
             continue
         if wire.metadata is None:

@@ -32,7 +32,7 @@ def is_json(text: bytes) -> bool:
 
 def refuse_constant(name: str) -> NoReturn:
     """Be the `parse_constant` of `json.loads`, which would take NaN and Infinity. Raises: ValueError."""
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def is_unicode(text: str) -> bool:

@@ -19,7 +19,7 @@ _JSON_TYPES = {
     float: "a number",
     type(None): "null",
 }
-# Numbers are only looked at for being some: an int of more than 4,300 digits would be refused by Python.
+# Numbers are only examined for being some: an int of more than 4,300 digits would be refused by Python.
 _read_json = json.JSONDecoder(parse_constant=refuse_constant, parse_int=float).decode
 
 
@@ -52,11 +52,11 @@ def judge(value: bytes) -> tuple[Wire, datetime]:
     if not device_id:
         refuse("empty_device_id", "device_id: must not be empty")
     if not is_unicode(device_id):
-        refuse("wrong_type", "device_id: holds half of a surrogate pair, which is no Unicode text")
+        refuse("wrong_type", "device_id: holds half of a surrogate pair, which is not Unicode text")
     try:
         event_time = parse_event_time(timestamp)
     except ValueError as error:
-        refuse("bad_timestamp", f"timestamp: {timestamp[:100]!r} is no ISO 8601 date and time: {error}"[:400])
+        refuse("bad_timestamp", f"timestamp: {timestamp[:100]!r} is not an ISO 8601 date-time: {error}"[:400])
     kept = None if metadata is None else AnyObject()
     return Wire(body["request_id"], timestamp, device_id, AnyList(), index, kept), event_time
 
@@ -65,12 +65,12 @@ def _parse_object(value: bytes) -> dict[str, Any]:
     try:
         body = _read_json(value.decode())
     except UnicodeDecodeError as error:
-        raise BadRecord("not_json", f"value: not UTF-8, so no JSON: {error.reason} at byte {error.start}") from None
+        raise BadRecord("not_json", f"value: not valid JSON: not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
         raise BadRecord("not_json", "value: nested too deeply to be read") from None
     except ValueError as error:
         reason = "it is empty" if not value else str(error)
-        raise BadRecord("not_json", f"value: not JSON: {reason}") from None
+        raise BadRecord("not_json", f"value: not valid JSON: {reason}") from None
     if not isinstance(body, dict):
         raise BadRecord("not_an_object", f"value: must be a JSON object, is {_JSON_TYPES[type(body)]}")
     return body

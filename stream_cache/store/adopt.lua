@@ -1,6 +1,6 @@
 -- Give hashes that are not ours a time to live, where they have none.
 --
--- KEYS: hashes that had no stamp of ours when they were looked at
+-- KEYS: hashes that had no stamp of ours when they were examined
 -- ARGV[1]: the time to live, ms
 -- Returns: how many got it
 

@@ -89,7 +89,7 @@ def to_device(device_id: str, fields: Sequence[bytes | None]) -> Device:
 def _value(text: bytes | None, *, may_be_json: bool) -> msgspec.Raw | str | None:
     if text is None:
         return None
-    # Whether it is what we wrote is looked at: somebody else may have written into the hash.
+    # Whether it is what we wrote is checked: somebody else may have written into the hash.
     if may_be_json and (text in _COMMON_JSON or is_json(text)):
         return msgspec.Raw(text)
     return text.decode(errors="replace")

@@ -102,7 +102,7 @@ class Index:
         await self._connection.write([call], timeout_s=self._timeout_s)
 
     async def remove(self, scores_by_id: Mapping[bytes, bytes]) -> int:
-        """Take devices out, but not one that was indexed since: `seen` had this score before its hash was looked at.
+        """Take devices out, but not one that was indexed since: `seen` had this score before its hash was examined.
 
         Returns: how many. Raises: StoreUnavailable within the time.
         """

@@ -1,7 +1,7 @@
 -- Tell of which devices a hash lives.
 --
 -- KEYS: the devices' hashes
--- Returns: for each 1, or 0 where it is gone, keeps a tombstone's stamp, or is no hash
+-- Returns: for each 1, or 0 where it is gone, keeps a tombstone's stamp, or is not a hash
 
 local found = {}
 for i, key in ipairs(KEYS) do

@@ -1,7 +1,7 @@
 -- Take ids out of the index whose hash was found to be gone; not one that was indexed again since.
 --
 -- KEYS: devices, ids, seen, late, changes
--- ARGV[1]: MessagePack of { ids, scores }: what `seen` held of each before its hash was looked at, '' for nothing
+-- ARGV[1]: MessagePack of { ids, scores }: what `seen` held of each before its hash was examined, '' for nothing
 -- ARGV[2]: as in index.lua
 -- Returns: how many were taken out
 

@@ -11,7 +11,7 @@
 --   json: names of the fields whose kind of text is not the usual one; nil for none
 -- Returns: a letter for each device, and behind them, for each s, ",number (from 1):delay:event time" of the held winner
 --   n new    u updated    e the same reading is held    g the tombstone won, now or before
---   s stale, a later reading is held    t stale, and nothing to be done    x expired    r refused: the key is no hash
+--   s stale, a later reading is held    t stale, and nothing to be done    x expired    r refused: the key is not a hash
 --
 -- A hash without a stamp of this form is not ours: older than anything, and replaced whole.
 

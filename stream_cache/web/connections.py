@@ -29,7 +29,7 @@ _SHUTDOWN_TIMEOUT_S = 0.5
 
 
 class _Connection(RequestHandler):
-    """Bounds a request's head in time and size, and answers what is no HTTP in the contract's form, out of the log.
+    """Bounds a request's head in time and size, and answers what is not HTTP in the contract's form, out of the log.
 
     aiohttp has one limit of time for a connection that waits, whether for a request or for the rest of one.
     """
@@ -109,7 +109,7 @@ class _Connection(RequestHandler):
     ) -> web.StreamResponse:
         """Refuse what the parser could not read."""
         response = error_response(
-            status, "invalid_request", "this is no HTTP request, or a part of it is too long", HEADERS
+            status, "invalid_request", "malformed HTTP request, or a part of it is too long", HEADERS
         )
         response.force_close()
         return response
@@ -145,7 +145,7 @@ class _Server(web.Server):
 
 
 class Runner(web.AppRunner):
-    """Runs the application on our server: aiohttp's own can be told neither the class nor a limit of connections."""
+    """Runs the application on our server: aiohttp's own takes neither the class nor a limit of connections."""
 
     def __init__(self, app: web.Application, *, max_connections: int, keepalive_s: float) -> None:
         super().__init__(

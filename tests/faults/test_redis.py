@@ -203,8 +203,8 @@ def test_wrong_type_at_one_device__is_told_and_the_others_go_on(redis_scene: Sce
             error = json.loads(message.value() or b"")
             assert error["original_message"]["device_id"] == stranger
             assert (
-                error["error"]
-                == f"device_id: the Redis key {key!r} holds something that is no hash; delete it to let the device in"
+                error["error"] == f"device_id: the Redis key {key!r} holds something that is not a hash; "
+                "delete it to let the device in"
             )
             assert message.key() == error["request_id"].encode()
             assert dict(message.headers() or [])["error.type"] == b"wrong_redis_type"

@@ -24,7 +24,7 @@ START_S = 60
 STOP_S = 15
 LIVE_LINE = re.compile(
     r" *(?P<rate>[\d,]+) readings/s, +(?P<devices>[\d,]+) devices, "
-    r"fresh in +(?P<ms>\d+) ms \(max +\d+\), errors told (?P<told>[\d,]+)/(?P<bad>[\d,]+)"
+    r"fresh in +(?P<ms>\d+) ms \(max +\d+\), rejected (?P<published>[\d,]+)/(?P<bad>[\d,]+)"
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -171,9 +171,9 @@ def test_demo__shows_the_service_at_work_and_leaves_nothing(tmp_path: Path) -> N
 
         def last_live_line() -> re.Match[str] | None:
             lines = live_lines(demo)
-            return lines[-1] if len(lines) >= 5 and lines[-1]["told"] != "0" else None
+            return lines[-1] if len(lines) >= 5 and lines[-1]["published"] != "0" else None
 
-        shown = wait_until(last_live_line, 30, "five live lines, and a bad reading told")
+        shown = wait_until(last_live_line, 30, "five live lines, and a bad reading published")
         assert shown
         assert int(shown["rate"]) > 0
         assert 100 < int(shown["devices"]) <= 200

@@ -8,14 +8,14 @@ PARTS = (
     Part("  612 readings/s", "612/s"),
     Part(" 1,000 devices", "1,000 devices"),
     Part("fresh in  21 ms (max  43)", " 21 ms"),
-    Part("errors told 3/4", "errors 3/4"),
+    Part("rejected 3/4", "errors 3/4"),
 )
 
 
 @pytest.mark.parametrize(
     ("width", "line"),
     [
-        (80, "  612 readings/s,  1,000 devices, fresh in  21 ms (max  43), errors told 3/4"),
+        (80, "  612 readings/s,  1,000 devices, fresh in  21 ms (max  43), rejected 3/4"),
         (60, "612/s, 1,000 devices, 21 ms, errors 3/4"),
         (30, "612/s, 1,000 devices, 21 ms"),
         (4, "612/"),

@@ -22,8 +22,8 @@ from aiokafka.errors import (
 from faust.exceptions import ProducerSendError
 
 from stream_cache.errors import BadRecord
-from stream_cache.kafka import error_topic as dead_letters
-from stream_cache.kafka.error_topic import DeadLetters
+from stream_cache.kafka import error_topic
+from stream_cache.kafka.error_topic import ErrorTopic
 from stream_cache.metrics import Metrics
 from stream_cache.readings.reading import Record
 from tests.fakes import NOW_MS, FakeRecord, decode_all
@@ -92,7 +92,7 @@ class Bench:
 
     def __init__(self, original_max_bytes: int) -> None:
         self.topic, self.metrics = FakeTopic(), Metrics()
-        self.letters = DeadLetters(
+        self.letters = ErrorTopic(
             self.topic.send,
             source_topic="iot_validated_data",
             error_topic="iot_errors",
@@ -131,7 +131,7 @@ def not_now(_: object) -> Exception:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "_RETRY_S", 0.001)
+    monkeypatch.setattr(error_topic, "_RETRY_S", 0.001)
 
 
 # ---------------------------------------------------------------------------------------- until the broker has them
@@ -156,14 +156,14 @@ async def test_refusing_topic__is_tried_until_it_takes_them_in_order(*, refuses_
         assert letters.trouble is None
         await wait_until_async(lambda: len(tried) > 9, 10, "some tries", interval_s=0.001)
         assert not any(future.done() for future in published)
-        assert letters.is_telling
+        assert letters.is_publishing
         assert letters.trouble is not None
         assert letters.trouble.startswith("'iot_errors' (KAFKA_ERROR_TOPIC) refuses: NotLeaderForPartitionError")
         assert bench.metrics.registry.get_sample_value("stream_cache_errors_total", {"kind": "error_topic"})
         topic.answer = topic.refuse = lambda _: None
         await asyncio.wait_for(asyncio.gather(*published), 10)
         assert letters.trouble is None
-        assert not letters.is_telling
+        assert not letters.is_publishing
         assert bench.accepted_offsets == [0, 1, 2, 3, 4, 5]
 
 
@@ -188,7 +188,7 @@ async def test_one_refused_record__does_not_send_the_others_twice() -> None:
 
 async def test_missing_topic__is_asked_for_once_a_try_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client waits 10 s for news of it, for each record anew."""
-    monkeypatch.setattr(dead_letters, "_RETRY_S", 10.0)
+    monkeypatch.setattr(error_topic, "_RETRY_S", 10.0)
     async with running() as bench:
         asked = []
 
@@ -205,7 +205,7 @@ async def test_missing_topic__is_asked_for_once_a_try_and_named(monkeypatch: pyt
 
 
 async def test_silent_broker__is_named_while_the_client_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "_SLOW_S", 0.01)
+    monkeypatch.setattr(error_topic, "_SLOW_S", 0.01)
     async with running() as bench:
         bench.topic.is_open.clear()
         published = bench.letters.publish([refused(OBJECT)])
@@ -237,7 +237,7 @@ async def test_dead_client__crashes_the_worker() -> None:
 @pytest.mark.usefixtures("quick_retries")
 async def test_flood__makes_neither_tasks_nor_copies_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for the topic is bounded by the bytes of the bad records: they are all that may be kept of them."""
-    monkeypatch.setattr(dead_letters, "_RETRY_S", 60.0)
+    monkeypatch.setattr(error_topic, "_RETRY_S", 60.0)
     count = 300
     async with running() as bench:
         bench.topic.answer = not_now
@@ -357,7 +357,7 @@ async def test_log__has_one_line_at_once_and_one_at_the_end_however_many_there_a
 async def test_log__counts_later_ones_after_a_while(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "_SAY_EVERY_S", 0.01)
+    monkeypatch.setattr(error_topic, "_SAY_EVERY_S", 0.01)
     async with running() as bench:
         for count in (1, 2):
             await bench.publish(*[NOT_JSON] * count)

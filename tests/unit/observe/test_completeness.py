@@ -73,13 +73,13 @@ async def test_start__waits_for_what_is_away_and_says_so(store: FakeStore, kafka
     """No stall: a restart would not help. The log has it from the store, or from the broker watch."""
     guard = guard_of(store, kafka)
     async with guard:
-        await wait_until_async(lambda: said in guard.finding, 10, "it to be said", interval_s=0.001)
+        await wait_until_async(lambda: said in guard.status, 10, "it to be said", interval_s=0.001)
         assert guard.is_waiting
-        assert not guard.has_decided
+        assert not guard.is_initialised
         store.text, store.is_read_only, kafka.answer = COMPLETE, False, ALL_READ
-        await asyncio.wait_for(guard.wait_until_decided(), 10)
+        await asyncio.wait_for(guard.wait_until_initialised(), 10)
         assert not guard.is_waiting
-    assert guard.finding == COMPLETE
+    assert guard.status == COMPLETE
 
 
 async def test_state_that_redis_does_not_hold__is_lost_where_something_was_read() -> None:
@@ -87,8 +87,8 @@ async def test_state_that_redis_does_not_hold__is_lost_where_something_was_read(
     store = FakeStore(None)
     guard = guard_of(store, FakeKafka(HALF_READ))
     async with guard:
-        await asyncio.wait_for(guard.wait_until_decided(), 10)
-        assert "state was lost" in guard.finding
+        await asyncio.wait_for(guard.wait_until_initialised(), 10)
+        assert "state was lost" in guard.status
     assert str(store.text).startswith("lost")
 
 
@@ -98,13 +98,13 @@ async def test_rebuild__lasts_until_all_is_read_that_was_there(held: str | None)
     store, kafka = FakeStore(held), FakeKafka(NOTHING_READ)
     guard = guard_of(store, kafka)
     async with guard:
-        await asyncio.wait_for(guard.wait_until_decided(), 10)
-        assert "100 more records" in guard.finding
+        await asyncio.wait_for(guard.wait_until_initialised(), 10)
+        assert "100 more records" in guard.status
         kafka.answer = HALF_READ
-        await wait_until_async(lambda: "50 more records" in guard.finding, 10, "the rest to be said", interval_s=0.001)
+        await wait_until_async(lambda: "50 more records" in guard.status, 10, "the rest to be said", interval_s=0.001)
         assert store.text == REBUILDING
         kafka.answer = ALL_READ
-        await wait_until_async(lambda: guard.finding == COMPLETE, 10, "the end", interval_s=0.001)
+        await wait_until_async(lambda: guard.status == COMPLETE, 10, "the end", interval_s=0.001)
     assert store.text == COMPLETE
 
 
@@ -112,7 +112,7 @@ async def test_redis_that_goes_away_later__state_is_unknown() -> None:
     store = FakeStore(COMPLETE)
     guard = guard_of(store, FakeKafka(ALL_READ))
     async with guard:
-        await wait_until_async(lambda: guard.finding == COMPLETE, 10, "the first look", interval_s=0.001)
+        await wait_until_async(lambda: guard.status == COMPLETE, 10, "the first look", interval_s=0.001)
         store.text = StoreUnavailable("Redis: gone")
-        await wait_until_async(lambda: guard.finding == UNKNOWN, 10, "it to be unknown", interval_s=0.001)
-        assert guard.has_decided
+        await wait_until_async(lambda: guard.status == UNKNOWN, 10, "it to be unknown", interval_s=0.001)
+        assert guard.is_initialised

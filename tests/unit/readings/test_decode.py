@@ -354,7 +354,7 @@ def test_clock_limit__has_fractions_of_a_second() -> None:
         ({"values": {}}, "values: must be a list, is an object"),
         ({"index": 1.5}, "index: must be a string or null, is a number"),
         ({"metadata": []}, "metadata: must be an object or null, is a list"),
-        ({"timestamp": "yesterday"}, "timestamp: 'yesterday' is no ISO 8601 date and time"),
+        ({"timestamp": "yesterday"}, "timestamp: 'yesterday' is not an ISO 8601 date-time"),
         ({"timestamp": "1969-12-31"}, "the year 1969 is not in 1970 to 9998"),
         ({"request_id": None}, "request_id: must be a string, is null"),
     ],
