@@ -35,6 +35,13 @@ test: $(VENV)/.installed-dev ## run the unit tests, then the tests against a rea
 test-unit: $(VENV)/.installed-dev ## run the unit tests
 	$(BIN)/python -m pytest tests/unit
 
+.PHONY: test-pythons
+test-pythons: ## run the unit tests on every other Python that this machine has, of those that are claimed
+	@for version in 3.12 3.13; do \
+		python$$version --version 2>/dev/null || { echo "Python $$version is not here"; continue; }; \
+		$(MAKE) --no-print-directory test-unit PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	done
+
 .PHONY: coverage
 coverage: $(VENV)/.installed-dev ## run the tests, and show which lines they miss
 	$(BIN)/python -m coverage erase
