@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from bench import backlog, chart, decoding, freshness, index_growth, lookups, memory, report, scaling, startup
+from bench import backlog, chart, cluster, decoding, freshness, index_growth, lookups, memory, report, scaling, startup
 from bench.endpoints import Endpoints, running_services
 from bench.figures import Figure, print_figures
 from bench.load import LoadError
@@ -57,6 +57,10 @@ def _startup(endpoints: Endpoints, scale: Scale) -> list[Figure]:
     return startup.measure(endpoints, 1 if scale.is_quick else startup.ROUNDS)
 
 
+def _cluster(endpoints: Endpoints, scale: Scale) -> list[Figure]:
+    return cluster.measure(endpoints, is_quick=scale.is_quick)
+
+
 def _decoding(_endpoints: Endpoints, _scale: Scale) -> list[Figure]:
     return decoding.measure()
 
@@ -68,6 +72,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "scaling": _scaling,
     "startup": _startup,
     "decoding": _decoding,
+    "cluster": _cluster,
 }
 ROW_NAMES: Final = tuple(row.name for row in ROWS)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import confluent_kafka
 
-from bench.backlog import Result
+from bench.backlog import FULL, Result
 from bench.endpoints import Endpoints
 from bench.figures import Figure, number, print_table
-from bench.rows import BASELINE, OURS
+from bench.rows import BASELINE, BEFORE, OURS
 from tests.services.kafka import POM
 
 PACKAGES = (
@@ -66,6 +66,7 @@ def ratio_figures(results: Sequence[Result]) -> list[Figure]:
         ("unique", BASELINE): ">= 1.15",
         ("10k-mixed", BASELINE): ">= 1.4",
         ("unique-mixed", BASELINE): ">= 1.15",
+        **{(workload.name, BEFORE): ">= 0.95" for workload in FULL},
         ("10k", "quix"): ">= 4",
         ("unique", "quix"): ">= 1.5",
         ("10k", "faststream"): ">= 4",

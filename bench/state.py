@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from redis import Redis
+from redis import Redis, RedisCluster
 
 from bench.rows import Row, State
 from bench.workload import METADATA_FIELDS, Expected, event_us, hash_key
@@ -13,6 +13,12 @@ from tests.waiting import wait_until
 
 class WrongStateError(Exception):
     """A row is done, and Redis doesn't hold what it must: its figures count for nothing."""
+
+
+def first_event_us(client: Redis | RedisCluster, device_ids: Sequence[str]) -> int:
+    """Return the earliest of the devices' event times, 0 while one is absent."""
+    texts = [client.hget(hash_key(device_id), "last_updated") for device_id in device_ids]
+    return min(event_us(str(text)) if text else 0 for text in texts)
 
 
 def is_final(client: Redis, sentinels: Sequence[str], sentinel_event_us: int) -> bool:

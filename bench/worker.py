@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,6 +14,7 @@ from bench.state import is_final
 from tests import harness
 from tests.harness import RedisDatabase, TopicNames, faust_worker
 from tests.services import ChildExitedError
+from tests.services.machine import CLONE
 from tests.waiting import wait_until
 
 _CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -30,10 +31,16 @@ class Worker(harness.Worker):
     """`faust -A stream_cache.app worker -l info`, with default settings but for where Kafka and Redis are."""
 
     def __init__(
-        self, directory: Path, topics: TopicNames, database: RedisDatabase, *, app: str = "stream_cache.app"
+        self,
+        directory: Path,
+        topics: TopicNames,
+        redis_env: Mapping[str, str],
+        *,
+        app: str = "stream_cache.app",
+        package: Path = CLONE,
     ) -> None:
         self._holds_file = directory / "holds.txt"
-        env = {**topics.env(), **database.env(), "HOLDS_FILE": str(self._holds_file)}
+        env = {**topics.env(), **redis_env, "HOLDS_FILE": str(self._holds_file), "PYTHONPATH": str(package)}
         super().__init__(directory, env, command=faust_worker(app))
 
     @classmethod
@@ -41,7 +48,7 @@ class Worker(harness.Worker):
         """Make a worker of a group, by default of a new one, on the services of a measurement."""
         names = topic_names(endpoints.bootstrap_servers, topic, group or endpoints.new_name("group"))
         app = "bench.probed_app" if is_probed else "stream_cache.app"
-        return cls(endpoints.new_directory("worker"), names, RedisDatabase.of_url(endpoints.redis_url), app=app)
+        return cls(endpoints.new_directory("worker"), names, RedisDatabase.of_url(endpoints.redis_url).env(), app=app)
 
     def holds_ms(self, begin_s: float, end_s: float) -> list[float]:
         """Return for how long the event loop was held each time, between two times; of a worker that is probed."""

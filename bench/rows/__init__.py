@@ -24,11 +24,13 @@ class Row:
 
 BASELINE: Final = "c_client"
 OURS: Final = "stream_cache"
+BEFORE: Final = "before"
 
 ROWS: Final = (
     Row(name="limit", label="limit: librdkafka + msgspec, no Redis", module="limit", state="nothing"),
     Row(name=BASELINE, label="hand-written C-client loop", module="c_client", state="latest_hash"),
     Row(name=OURS, label="stream_cache, one worker", module="stream_cache_worker", state="latest_hash"),
+    Row(name=BEFORE, label="stream_cache, before the new store", module="before_worker", state="latest_hash"),
     Row(name="aiokafka", label="plain aiokafka loop", module="aiokafka_loop", state="latest_hash"),
     Row(name="faststream", label="FastStream batch subscriber", module="faststream_batch", state="latest_hash"),
     Row(name="quix", label="Quix Streams + RedisSink", module="quix_sink", state="last_json"),

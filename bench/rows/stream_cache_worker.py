@@ -12,12 +12,17 @@ from bench.endpoints import topic_names
 from bench.rows.job import Job, Outcome
 from bench.worker import Worker
 from tests.harness import RedisDatabase
+from tests.services.machine import CLONE
 
 
 def main() -> None:
-    job = Job.from_argument()
+    measure(Job.from_argument(), CLONE)
+
+
+def measure(job: Job, package: Path) -> None:
+    """Run the worker of the package in this folder."""
     names = topic_names(job.bootstrap_servers, job.topic, job.group)
-    worker = Worker(Path(job.directory), names, RedisDatabase.of_url(job.redis_url))
+    worker = Worker(Path(job.directory), names, RedisDatabase.of_url(job.redis_url).env(), package=package)
     with Redis.from_url(job.redis_url, decode_responses=True) as client, worker:
         begun = worker.wait_consuming()
         worker.wait_done(client, job.sentinels, job.sentinel_event_us)
