@@ -57,7 +57,7 @@ lint: $(VENV)/.installed-dev ## check style, types and which module may import w
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: $(VENV)/.installed-dev ## lay out the code, and mend what ruff can mend
+format: $(VENV)/.installed-dev ## format the code, and fix what ruff can fix
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
 

@@ -161,7 +161,7 @@ def _spoil(how: int, body: dict[str, Any]) -> bytes:
         body | {"timestamp": "yesterday"},
         body | {"timestamp": "2099-01-01T00:00:00"},
         body | {"metadata": [1]},
-        body | {"values": [float("nan")]},  # json.dumps writes NaN, which is no JSON
+        body | {"values": [float("nan")]},  # json.dumps writes NaN, which is not JSON
     )
     chosen = spoilt[how % len(spoilt)]
     return (chosen if isinstance(chosen, str) else json.dumps(chosen)).encode()

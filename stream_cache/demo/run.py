@@ -89,7 +89,7 @@ async def _run_at(kafka: Address, redis: Address, fleet: Fleet, rate: int, envir
     say(
         f"{len(fleet.device_ids):,} simulated devices send {rate:,} readings/s to {kafka}, topic "
         f"{settings.kafka.source_topic}. What workers make of them is read from Redis at {redis}.\n"
-        f"Ask a worker, on its machine:\n  curl -s '{_lookup(web, fleet.device_ids[0])}'\n"
+        f"Ask a worker, on its machine:\n  curl -sS '{_lookup(web, fleet.device_ids[0])}'\n"
         f"Ctrl-C stops the fleet.\n\n{LEGEND}\n"
     )
     await _show(fleet, rate, settings, None)
@@ -157,11 +157,11 @@ def _curl_lines(web: Address, device_ids: list[str]) -> str:
     # JSON's escapes rather than letters that a terminal may lack.
     bulk = json.dumps({"device_ids": [*device_ids, "no such device"]})
     requests = [
-        *(f"curl -s '{_lookup(web, device_id)}'" for device_id in device_ids[:2]),
-        f"curl -s 'http://{web}/devices/metadata' -d '{bulk}'",
-        f"curl -s 'http://{web}/devices?limit=5'",
-        f"curl -s 'http://{web}/metrics'",
-        f"curl -s 'http://{web}/health/ready'",
+        *(f"curl -sS '{_lookup(web, device_id)}'" for device_id in device_ids[:2]),
+        f"curl -sS 'http://{web}/devices/metadata' -d '{bulk}'",
+        f"curl -sS 'http://{web}/devices?limit=5'",
+        f"curl -sS 'http://{web}/metrics'",
+        f"curl -sS 'http://{web}/health/ready'",
     ]
     return "".join(f"  {request}\n" for request in requests)
 

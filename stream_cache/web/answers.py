@@ -26,8 +26,8 @@ class ApiError(Exception):
 
 
 def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
-    """Answer with JSON; a `msgspec.Raw` is sent as it is."""
-    content = bytes(body) if isinstance(body, msgspec.Raw) else msgspec.json.encode(body)
+    """Answer with JSON and a line break, which a terminal's next prompt needs; a `msgspec.Raw` is sent as it is."""
+    content = b"".join((body if isinstance(body, msgspec.Raw) else msgspec.json.encode(body), b"\n"))
     # JSON is UTF-8 by definition, but Windows PowerShell reads Latin-1 where nothing is said.
     return web.Response(body=content, status=status, headers=headers, content_type="application/json", charset="utf-8")
 

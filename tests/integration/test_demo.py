@@ -138,7 +138,7 @@ def curl(line: str) -> str:
     """Do what a printed curl line does."""
     program, *words = shlex.split(line)
     assert program == "curl"
-    assert words.pop(0) == "-s"
+    assert words.pop(0) == "-sS"
     url, body = words[0], None
     if len(words) > 1:
         assert words[1] == "-d"

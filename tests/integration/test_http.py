@@ -401,6 +401,14 @@ def test_method__that_is_not_allowed_is_405(api: Api, path: str, allowed: set[st
     assert head.body == b""
 
 
+@pytest.mark.parametrize("path", ["/devices/full/metadata", "/devices?limit=1", "/nothing"])
+def test_answer__ends_with_one_line_break_which_its_length_counts(api: Api, path: str) -> None:
+    answer = api.get(path)
+    assert answer.body.endswith(b"}\n")
+    for one in (answer, api.ask("HEAD", path)):
+        assert int(one.headers["Content-Length"]) == len(answer.body)
+
+
 def test_head__of_an_unknown_device_is_404(api: Api) -> None:
     assert api.ask("HEAD", "/devices/nobody/metadata").status == 404
 
