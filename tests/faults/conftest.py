@@ -1,5 +1,6 @@
 """Services that a test may freeze and kill: none of them is the session's."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +44,21 @@ def kafka_scene(own_kafka: KafkaServer, redis_db: RedisDatabase, tmp_path: Path)
     """A scene on a Kafka of its own."""
     with Scene(TopicNames.unique(own_kafka.bootstrap_servers), redis_db, tmp_path) as scene:
         yield scene
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _collect_in_one_thread_only() -> Iterator[None]:
+    """Let the collector run between tests alone, when no other thread does anything.
+
+    librdkafka's client for Python may crash where it runs in one of several threads:
+    confluentinc/confluent-kafka-python#1761.
+    """
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _collect_after_test(_collect_in_one_thread_only: None) -> Iterator[None]:
+    yield
+    gc.collect()
