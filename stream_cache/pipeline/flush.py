@@ -27,7 +27,7 @@ from stream_cache.readings.reading import Reading, Record
 _MIN_GAP_S = 0.02
 #: A window with so many devices is flushed before its end: waiting would merge little more, and while Redis takes these
 #: in, the next ones are decoded.
-_MANY_DEVICES = 8_000
+_MANY_DEVICES = 20_000
 #: Values of records taken but not acked, beyond which no more are taken, however few they are.
 _MAX_UNACKED_BYTES = 128 * 2**20
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.05, 2.0

@@ -11,9 +11,9 @@ from stream_cache.readings.reading import Reading
 from stream_cache.readings.times import to_ms
 
 
-def stamp_of(event: Reading) -> str:
-    """Return what the hash keeps where this event wins."""
-    return f"{event.raw.offset}:{event.partition}:{event.record_ms - to_ms(event.event_time)}"
+def stamp_of(event: Reading, record_ms: int) -> str:
+    """Return what the hash keeps where this event wins, whose Kafka timestamp this is."""
+    return f"{event.raw.offset}:{event.partition}:{record_ms - to_ms(event.event_time)}"
 
 
 def kafka_ms(event_time: str, delay: str) -> int:
