@@ -67,9 +67,9 @@ def _check(value: bytes, neighbour: bytes) -> float:
         FakeRecord(0, 1, _TIMESTAMP_MS, b"k", value),
         FakeRecord(0, 2, _TIMESTAMP_MS, b"k", neighbour),
     ]
-    began = time.perf_counter()
+    began = time.thread_time()
     chunk = decode_all(records)
-    seconds = time.perf_counter() - began
+    seconds = time.thread_time() - began
     assert "internal_error" not in {bad.kind for _, bad in chunk.bad}, "the decoder has a fault"
     for reading in chunk.readings:
         to_texts(reading.metadata)
