@@ -24,7 +24,7 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 class _HasMetadata(msgspec.Struct, gc=False):
-    metadata: Metadata | None = None
+    metadata: Metadata
 
 
 _read_fast = msgspec.json.Decoder(_HasMetadata).decode
@@ -47,7 +47,7 @@ def read_metadata(value: bytes) -> Metadata:
 
 def _read(value: bytes) -> Metadata:
     try:
-        return _read_fast(value).metadata or Metadata()
+        return _read_fast(value).metadata
     except ValueError:  # msgspec takes no half of a surrogate pair, which JSON may hold, escaped
         return _read_exactly(value.decode())
 

@@ -13,7 +13,7 @@ from stream_cache.readings.reading import Reading
 from stream_cache.readings.times import format_time
 from stream_cache.store import keys, scripts
 from stream_cache.store.connection import Connection
-from stream_cache.store.hashes import texts_of
+from stream_cache.store.hashes import to_texts
 from stream_cache.store.index import Index
 from stream_cache.store.scripts import Call
 from stream_cache.store.stamps import kafka_ms, stamp_of
@@ -73,14 +73,14 @@ class Devices:
         return scripts.PUT.call([f"device:{event.device_id}:metadata" for event in events], blob)
 
     def _pack(self, event: Reading) -> tuple[str | int | None, ...]:
-        value, record_ms = event.raw.value, event.record_ms
+        record_ms = event.record_ms
         deadline_ms = record_ms + self._ttl_ms
         if not self._ttl_ms:
             deadline_ms = 0  # never
         elif not 0 < deadline_ms < _LARGEST_DEADLINE_MS:
             deadline_ms = 1 if deadline_ms <= 0 else _LARGEST_DEADLINE_MS
-        event_time, stamp = format_time(event.event_time), stamp_of(event, record_ms)
-        return (event_time, stamp, deadline_ms) if value is None else (event_time, stamp, deadline_ms, *texts_of(value))
+        written = format_time(event.event_time), stamp_of(event, record_ms), deadline_ms
+        return written if event.is_tombstone else (*written, *to_texts(event.metadata))
 
 
 _REFUSED = ord("r")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stream_cache.readings.json_text import is_json
-from stream_cache.readings.metadata import Metadata, read_metadata
+from stream_cache.readings.metadata import Metadata
 from stream_cache.readings.wire import AnyList
 
 _FIELDS = Metadata.__struct_fields__
@@ -32,30 +32,6 @@ class Device(NamedTuple):
     device_id: str
     fields: Mapping[str, msgspec.Raw | str | None]
     last_updated: str
-
-
-class _UsualMetadata(msgspec.Struct, gc=False):
-    datatype_id: str | None = None
-    datatype_name: str | None = None
-    datatype_unit: str | None = None
-    persist: bool | None = None
-
-
-class _HasUsualMetadata(msgspec.Struct, gc=False):
-    metadata: _UsualMetadata
-
-
-_read_usual = msgspec.json.Decoder(_HasUsualMetadata).decode
-
-
-def texts_of(value: bytes) -> tuple[str | None, ...]:
-    """Return what `to_texts` makes of the metadata of a good record's value; of the usual kind in half of the time."""
-    try:
-        usual = _read_usual(value).metadata
-    except (ValueError, RecursionError):
-        return to_texts(read_metadata(value))
-    persist = "false" if usual.persist is False else "true"
-    return usual.datatype_id, usual.datatype_name, usual.datatype_unit, persist, None
 
 
 def to_texts(metadata: Metadata) -> tuple[str | None, ...]:
