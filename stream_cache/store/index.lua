@@ -1,17 +1,14 @@
 -- Put devices into the index, and take others out; nothing is noted for those that were there already.
 --
--- KEYS: devices, ids, seen, late, changes
--- ARGV[1]: MessagePack of { living, seen_ms, raised, raised_ms, late, late_ms, gone, changed }, lists of ids and of numbers
+-- KEYS: devices, ids, seen, late
+-- ARGV[1]: MessagePack of { living, seen_ms, raised, raised_ms, late, late_ms, gone }, lists of ids and of numbers
 --   living: they are to be in the index, last seen then; raised: they are last seen then, if they are in it
 --   late: their hash expires earlier than `seen` says: its winner's Kafka timestamp
 --   gone: they are to be in it no more
---   changed: what the stream of changes announces
--- ARGV[2]: the most milliseconds that a change is kept, 0 for no stream
 
-local DEVICES, IDS, SEEN, LATE, CHANGES = unpack(KEYS)
-local MOST_CHANGES = 1000000
+local DEVICES, IDS, SEEN, LATE = unpack(KEYS)
 
-local living, seen_ms, raised, raised_ms, late, late_ms, gone, changed = unpack(cmsgpack.unpack(ARGV[1]))
+local living, seen_ms, raised, raised_ms, late, late_ms, gone = unpack(cmsgpack.unpack(ARGV[1]))
 
 local function paired(scores, ids)
   local pairs = {}
@@ -31,10 +28,5 @@ if #gone > 0 then
   redis.call('ZREM', IDS, unpack(gone))
   redis.call('ZREM', SEEN, unpack(gone))
   redis.call('ZREM', LATE, unpack(gone))
-end
-local keep_ms = tonumber(ARGV[2])
-if keep_ms > 0 and #changed > 0 then
-  local clock = redis.call('TIME')
-  redis.call('XADD', CHANGES, 'MINID', '~', clock[1] * 1000 - keep_ms, '*', 'ids', cmsgpack.pack(changed))
 end
 return redis.status_reply('OK')

@@ -47,11 +47,10 @@ class Index:
 
     Args:
         skip_s: a device that was indexed less than this ago is not indexed again for being updated.
-        changes_keep_ms: how long a change is kept in the stream of changes; 0 for no stream.
     """
 
-    def __init__(self, connection: Connection, *, timeout_s: float, skip_s: float, changes_keep_ms: int = 0) -> None:
-        self._connection, self._timeout_s, self._changes_keep_ms = connection, timeout_s, changes_keep_ms
+    def __init__(self, connection: Connection, *, timeout_s: float, skip_s: float) -> None:
+        self._connection, self._timeout_s = connection, timeout_s
         self._recent = RecentIds(skip_s)
 
     async def take_in(self, events: Sequence[Reading], letters: bytes, held_ms: dict[int, int]) -> None:
@@ -64,41 +63,36 @@ class Index:
         raised: dict[str, int] = {}
         late: dict[str, int] = {}
         gone: list[str] = []
-        changed: list[str] = []
-        announces = bool(self._changes_keep_ms)
         recent = self._recent
         for number, (event, letter) in enumerate(zip(events, letters, strict=True)):
             device_id = event.device_id
             if letter in (_UPDATED, _NEW, _EQUAL):
-                if announces:
-                    changed.append(device_id)
                 if letter == _UPDATED and device_id in recent:
                     continue
                 own_ms = event.record_ms
-                living[device_id] = seen_ms = event.seen_ms or own_ms
-                if seen_ms - own_ms > LATE_MS:
+                living[device_id] = event.seen_ms
+                if event.seen_ms - own_ms > LATE_MS:
                     late[device_id] = own_ms
             elif letter == _GONE:
                 gone.append(device_id)
-                changed.append(device_id)
             elif letter == _STALE:
-                raised[device_id] = seen_ms = event.seen_ms or event.record_ms
-                if seen_ms - held_ms[number] > LATE_MS:
+                raised[device_id] = event.seen_ms
+                if event.seen_ms - held_ms[number] > LATE_MS:
                     late[device_id] = held_ms[number]
-        if not (living or raised or gone or changed):
+        if not (living or raised or gone):
             return
         lists = [part for some in (living, raised, late) for part in (list(some), list(some.values()))]
-        await self._index_lists([*lists, gone, changed])
+        await self._index_lists([*lists, gone])
         recent.add(living)
         recent.discard(gone)
 
     async def add(self, seen_ms_by_id: Mapping[bytes, int]) -> None:
         """Put devices into the index that are not in it. Raises: StoreUnavailable within the time."""
         ids = [scripts.as_text(device_id) for device_id in seen_ms_by_id]
-        await self._index_lists([ids, list(seen_ms_by_id.values()), *([],) * 6])
+        await self._index_lists([ids, list(seen_ms_by_id.values()), *([],) * 5])
 
     async def _index_lists(self, lists: Sequence[Sequence[Any]]) -> None:
-        call = scripts.INDEX.call(keys.INDEX, msgspec.msgpack.encode(lists), self._changes_keep_ms)
+        call = scripts.INDEX.call(keys.INDEX, msgspec.msgpack.encode(lists))
         await self._connection.write([call], timeout_s=self._timeout_s)
 
     async def remove(self, scores_by_id: Mapping[bytes, bytes]) -> int:
@@ -108,7 +102,7 @@ class Index:
         """
         ids = [scripts.as_text(device_id) for device_id in scores_by_id]
         blob = msgspec.msgpack.encode((ids, [score.decode() for score in scores_by_id.values()]))
-        call = scripts.PRUNE.call(keys.INDEX, blob, self._changes_keep_ms)
+        call = scripts.PRUNE.call(keys.INDEX, blob)
         (count,) = await self._connection.write([call], timeout_s=self._timeout_s)
         self._recent.discard(_texts(list(scores_by_id)))
         return int(count)

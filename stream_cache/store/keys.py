@@ -20,10 +20,9 @@ DEVICES = "devices"  # set: the ids of which a hash with `last_updated` lives
 IDS = f"{_PREFIX}{{devices}}:ids"  # sorted set, all of score 0: the same ids in the order of their bytes
 SEEN = f"{_PREFIX}{{devices}}:seen"  # sorted set: id -> largest Kafka timestamp of its readings, ms: last seen
 LATE = f"{_PREFIX}{{devices}}:late"  # sorted set: id -> Kafka timestamp of the winner, where `seen` is much later
-CHANGES = f"{_PREFIX}{{devices}}:changes"  # stream: one entry for each index call, with the ids that changed
 SCAN_LEASE = f"{_PREFIX}{{devices}}:scan_lease"  # text: the worker that prunes, while it does
 LAYOUT = f"{_PREFIX}{{devices}}:layout"  # text: `LAYOUT_VERSION`
-INDEX = (DEVICES, IDS, SEEN, LATE, CHANGES)  # KEYS of the scripts that change it
+INDEX = (DEVICES, IDS, SEEN, LATE)  # KEYS of the scripts that change it
 
 #: What `LAYOUT` says. Whoever changes the keys' meaning raises it, and says what becomes of the old ones.
 LAYOUT_VERSION = "2"

@@ -1,11 +1,10 @@
 -- Take ids out of the index whose hash was found to be gone; not one that was indexed again since.
 --
--- KEYS: devices, ids, seen, late, changes
+-- KEYS: devices, ids, seen, late
 -- ARGV[1]: MessagePack of { ids, scores }: what `seen` held of each before its hash was examined, '' for nothing
--- ARGV[2]: as in index.lua
 -- Returns: how many were taken out
 
-local DEVICES, IDS, SEEN, LATE, CHANGES = unpack(KEYS)
+local DEVICES, IDS, SEEN, LATE = unpack(KEYS)
 local ids, scores = unpack(cmsgpack.unpack(ARGV[1]))
 local gone = {}
 for i, id in ipairs(ids) do
@@ -16,9 +15,4 @@ redis.call('SREM', DEVICES, unpack(gone))
 redis.call('ZREM', IDS, unpack(gone))
 redis.call('ZREM', SEEN, unpack(gone))
 redis.call('ZREM', LATE, unpack(gone))
-local keep_ms = tonumber(ARGV[2])
-if keep_ms > 0 then
-  local clock = redis.call('TIME')
-  redis.call('XADD', CHANGES, 'MINID', '~', clock[1] * 1000 - keep_ms, '*', 'ids', cmsgpack.pack(gone))
-end
 return #gone
