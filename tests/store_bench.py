@@ -11,6 +11,7 @@ import redis
 from stream_cache.pipeline.sink import PutResult
 from stream_cache.readings.reading import Latest, Reading
 from stream_cache.settings import RedisSettings
+from stream_cache.store.pruning import SCANNED
 from stream_cache.store.store import Store
 from tests import oracle
 from tests.fakes import decoded, json_record
@@ -87,16 +88,12 @@ class Bench:
 
     def scan(self) -> int:
         """Compare everything with everything, once. Returns: how many were put right."""
-        pruning = self.store.pruning
-        count, after = self.run(pruning.scan_ids(b""))
-        while after:
-            more, after = self.run(pruning.scan_ids(after))
+        count = 0
+        for key in SCANNED:
+            more, position = self.run(self.store.pruning.scan(key, b""))
             count += more
-        for key in ("devices", "stream_cache:{devices}:seen"):
-            more, cursor = self.run(pruning.scan_members(b"", of=key))
-            count += more
-            while cursor:
-                more, cursor = self.run(pruning.scan_members(cursor, of=key))
+            while position:
+                more, position = self.run(self.store.pruning.scan(key, position))
                 count += more
         return count
 

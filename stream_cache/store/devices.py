@@ -46,10 +46,10 @@ class Devices:
         Raises: StoreUnavailable after the time limit of a few tries. Nothing is lost: the same call again is harmless.
         """
         room = asyncio.Semaphore(_PIPELINES_AT_ONCE)
-        starts = range(0, len(events), _DEVICES_PER_PIPELINE)
+        parts = scripts.in_calls(events, _DEVICES_PER_PIPELINE)
         try:
             async with asyncio.TaskGroup() as group:
-                puts = [group.create_task(self._put(events[i : i + _DEVICES_PER_PIPELINE], room)) for i in starts]
+                puts = [group.create_task(self._put(part, room)) for part in parts]
         except* StoreUnavailable as errors:
             raise StoreUnavailable(str(errors.exceptions[0])) from errors
         return _sum([put.result() for put in puts])
@@ -58,7 +58,7 @@ class Devices:
         async with room:
             # Packed only now: while Redis is busy with one pipeline, the next one is made ready.
             step = self._connection.devices_per_call
-            calls = [self._call(events[start : start + step]) for start in range(0, len(events), step)]
+            calls = [self._call(some) for some in scripts.in_calls(events, step)]
             replies = await self._connection.write(calls, timeout_s=self._timeout_s)
         letters, held_ms = _parse(replies, step)
         await self._index.take_in(events, letters, held_ms)

@@ -28,8 +28,6 @@ _PAGES_AT_MOST = 20
 #: What the entries of one HTTP answer may amount to, as JSON (the contract, section 4).
 MAX_ANSWER_BYTES = 16 * 2**20
 LOOKUP_TIMEOUT_S = 2.5  # the contract promises an answer within 3 s
-#: Hashes that one script call looks at: so long does a server answer nobody else.
-_KEYS_PER_CALL = 250
 _ONE = ord("1")
 _NEW, _UPDATED, _EQUAL, _GONE, _STALE = b"nuegs"
 
@@ -142,9 +140,9 @@ class Index:
 
     async def living(self, ids: Sequence[bytes]) -> set[bytes]:
         """Return those of the ids whose hash has a `last_updated`. Raises: StoreUnavailable within 2.5 s."""
-        step = 1 if self._connection.devices_per_call == 1 else _KEYS_PER_CALL
+        size = 1 if self._connection.devices_per_call == 1 else scripts.HASHES_PER_CALL
         hash_keys = [keys.metadata_key_of(device_id) for device_id in ids]
-        calls = [scripts.LIVING.call(hash_keys[start : start + step]) for start in range(0, len(ids), step)]
+        calls = [scripts.LIVING.call(some) for some in scripts.in_calls(hash_keys, size)]
         found = b"".join(await self._look(calls))
         return {device_id for device_id, lives in zip(ids, found, strict=True) if lives == _ONE}
 

@@ -17,8 +17,6 @@ from stream_cache.store.node import Lane
 from stream_cache.store.scripts import Call
 
 _FIELDS = ("last_updated", "datatype_id", "datatype_name", "datatype_unit", "persist", "_json")
-#: Devices in one script call: so long does a server answer nobody else.
-_DEVICES_PER_CALL = 250
 #: How long a lookup waits at most for a round trip on its way, to share the next one with those that come meanwhile.
 _SHARING_S = 0.002
 #: From here on, a number of seconds since 1970 is one of milliseconds: the year 5138.
@@ -102,8 +100,7 @@ class Lookups:
             calls = [Call(key, ("HMGET", key, *_FIELDS)) for key in hash_keys]
             replies = await self._connection.run(calls, timeout_s=LOOKUP_TIMEOUT_S, lane=Lane.READ)
             return [() if is_wrong_type(fields) or fields[0] is None else fields for fields in replies]
-        starts = range(0, len(hash_keys), _DEVICES_PER_CALL)
-        pages = [hash_keys[start : start + _DEVICES_PER_CALL] for start in starts]
+        pages = scripts.in_calls(hash_keys, scripts.HASHES_PER_CALL)
         calls = [scripts.GET_MANY.call(page, MAX_ANSWER_BYTES) for page in pages]
         replies = await self._connection.run(calls, timeout_s=LOOKUP_TIMEOUT_S, lane=Lane.READ)
         found: list[Sequence[bytes | None]] = []

@@ -10,15 +10,12 @@ import mode
 
 from stream_cache.errors import StoreUnavailable
 from stream_cache.metrics import Metrics
-from stream_cache.store import keys
-from stream_cache.store.pruning import PAGE_COUNT
+from stream_cache.store.pruning import PAGE_COUNT, SCANNED
 from stream_cache.store.store import Store
 
-#: The index is scanned three times: by its ids, by `devices`, by last seen.
-_SCANS = 3
 #: A scan ends within 8 of the contract's 10 minutes, up to a million devices; a small one does not hurry.
 _SCAN_S, _MOST_DEVICES = 480.0, 1_000_000
-_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S = 0.1, _SCAN_S / (_SCANS * _MOST_DEVICES / PAGE_COUNT)
+_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S = 0.1, _SCAN_S / (len(SCANNED) * _MOST_DEVICES / PAGE_COUNT)
 
 
 class Pruner(mode.Service):
@@ -49,16 +46,13 @@ class Pruner(mode.Service):
     async def _scan(self) -> None:
         """Compare everything with everything, a page at a time; what becomes due meanwhile is taken out beside."""
         pruning = self._store.pruning
-        pages = max(1.0, _SCANS * await self._store.count_devices() / PAGE_COUNT)
+        pages = max(1.0, len(SCANNED) * await self._store.count_devices() / PAGE_COUNT)
         pause_s = max(_SHORTEST_PAUSE_S, min(_LONGEST_PAUSE_S, _SCAN_S / pages))
         due_at_s = self.loop.time() + self._interval_s
-        for of in (keys.IDS, keys.DEVICES, keys.SEEN):
+        for key in SCANNED:
             position = b""
             while not self.should_stop:
-                if of == keys.IDS:
-                    _, position = await pruning.scan_ids(position)
-                else:
-                    _, position = await pruning.scan_members(position, of=of)
+                _, position = await pruning.scan(key, position)
                 if not position:
                     break
                 await self.sleep(pause_s)

@@ -17,6 +17,8 @@ from stream_cache.store.scripts import Call
 from stream_cache.store.stamps import kafka_ms
 
 PAGE_COUNT = 500
+#: What a whole scan goes through, in this order.
+SCANNED = (keys.IDS, keys.DEVICES, keys.SEEN)
 #: What was examined and lives is not examined again, unless it was indexed so much later than its record came to Kafka.
 _AGAIN_MS = 60_000
 
@@ -103,27 +105,26 @@ class Pruning:
         if scored:
             await self._run([Call(keys.LATE, ("ZADD", keys.LATE, *scored))])
 
-    async def scan_ids(self, after: bytes) -> tuple[int, bytes]:
-        """Compare a page of the index, of those that come after this id, with the hashes and with `devices`.
+    async def scan(self, key: str, position: bytes) -> tuple[int, bytes]:
+        """Compare a page of one of the keys `SCANNED` with the hashes and with the others; the first from b"" on.
 
-        Returns: how many were put right, and the last id of the page; empty at the end.
+        Returns: how many were put right, and the position of the next page; empty at the end.
         Raises: StoreUnavailable within the time.
         """
+        return await (self._scan_ids(position) if key == keys.IDS else self._scan_members(key, position))
+
+    async def _scan_ids(self, after: bytes) -> tuple[int, bytes]:
         start = b"(" + after if after else "-"
         page = ("ZRANGEBYLEX", keys.IDS, start, "+", "LIMIT", 0, PAGE_COUNT)
         (ids,) = await self._run([Call(keys.IDS, page)])
         count = await self._compare(ids) if ids else 0
         return count, ids[-1] if len(ids) == PAGE_COUNT else b""
 
-    async def scan_members(self, cursor: bytes, *, of: str = keys.DEVICES) -> tuple[int, bytes]:
-        """Compare a page of `devices`, or of `seen`, with the index: what is in it, `scan_ids` has compared.
-
-        Returns: how many were put right, and the cursor of the next page; empty at the end.
-        Raises: StoreUnavailable within the time.
-        """
-        command = "SSCAN" if of == keys.DEVICES else "ZSCAN"
-        ((cursor, found),) = await self._run([Call(of, (command, of, cursor or b"0", "COUNT", PAGE_COUNT))])
-        ids = found if of == keys.DEVICES else found[::2]
+    async def _scan_members(self, key: str, cursor: bytes) -> tuple[int, bytes]:
+        """Compare those that are not in the index: what is in it, `_scan_ids` compares."""
+        command = "SSCAN" if key == keys.DEVICES else "ZSCAN"
+        ((cursor, found),) = await self._run([Call(key, (command, key, cursor or b"0", "COUNT", PAGE_COUNT))])
+        ids = found if key == keys.DEVICES else found[::2]
         count = 0
         if ids:
             (indexed,) = await self._run([Call(keys.IDS, ("ZMSCORE", keys.IDS, *ids))])
@@ -166,10 +167,9 @@ class Pruning:
             return int(self._clock() * 1000)
 
     async def _adopt(self, ids: Sequence[bytes]) -> None:
-        step = self._connection.devices_per_call
         hash_keys = [keys.metadata_key_of(device_id) for device_id in ids]
-        starts = range(0, len(hash_keys), step)
-        await self._run([scripts.ADOPT.call(hash_keys[start : start + step], self._ttl_ms) for start in starts])
+        pages = scripts.in_calls(hash_keys, self._connection.devices_per_call)
+        await self._run([scripts.ADOPT.call(page, self._ttl_ms) for page in pages])
 
     async def _examine(self, ids: Sequence[bytes]) -> int:
         """Take out those of the ids whose hash is gone. Returns: how many."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from stream_cache.store.node import Command
+
+_Item = TypeVar("_Item")
+#: Hashes that one script call reads: so long does a server answer nobody else.
+HASHES_PER_CALL = 250
 
 
 class Call(NamedTuple):
@@ -29,6 +33,11 @@ class Script:
     def call(self, keys: Sequence[str | bytes], *arguments: str | bytes | float) -> Call:
         """Return a call with these KEYS, all of one slot, and ARGV."""
         return Call(keys[0], ("EVALSHA", self._digest, len(keys), *keys, *arguments))
+
+
+def in_calls(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:
+    """Return what each of the calls has that take so many at once."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def as_text(text: bytes) -> msgspec.Raw:

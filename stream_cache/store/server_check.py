@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from redis.exceptions import NoPermissionError
+
 from stream_cache.errors import StoreUnavailable
 from stream_cache.store import keys
 from stream_cache.store.connection import Connection
@@ -44,7 +46,7 @@ def _info(where: str, replies: Sequence[Any]) -> dict[str, str]:
     info: dict[str, str] = {}
     for reply in replies:
         if isinstance(reply, Exception):
-            if not str(reply).startswith(("this user has no permissions", "User ")) and "permission" not in str(reply):
+            if not isinstance(reply, NoPermissionError):
                 raise StoreUnavailable(f"{where}: {cause_of(reply)}") from reply
             continue
         pairs = (line.partition(":") for line in reply.decode(errors="replace").splitlines())

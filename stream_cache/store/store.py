@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stream_cache.pipeline.sink import PutResult
 from stream_cache.readings.reading import Reading
 from stream_cache.settings import RedisSettings
+from stream_cache.store import keys
 from stream_cache.store.completeness import Completeness
 from stream_cache.store.connection import Connection
 from stream_cache.store.devices import Devices
@@ -70,7 +71,9 @@ class Store:
 
     async def ping(self) -> None:
         """Raises: StoreUnavailable when Redis doesn't answer a lookup within 2.5 s."""
-        await self._connection.run([Call("devices", ("EXISTS", "devices"))], timeout_s=LOOKUP_TIMEOUT_S, lane=Lane.READ)
+        await self._connection.run(
+            [Call(keys.DEVICES, ("EXISTS", keys.DEVICES))], timeout_s=LOOKUP_TIMEOUT_S, lane=Lane.READ
+        )
 
     async def close(self) -> None:
         """Close all connections."""

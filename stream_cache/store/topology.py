@@ -79,6 +79,18 @@ class _OneServer:
     def tags(self) -> Sequence[str]:
         return ("devices",)
 
+    def nodes(self) -> Sequence[Node]:
+        return (self.node_of(""),)
+
+    def follow(self, error: AskError, asked: Node) -> Node:
+        raise unexpected_cluster(self.describe(asked)) from error
+
+    def node_of(self, key: str | bytes) -> Node:
+        raise NotImplementedError
+
+    def describe(self, node: Node | None) -> str:
+        raise NotImplementedError
+
 
 class OneRedis(_OneServer):
     """A Redis at an address; whichever that is: a name or a proxy may lead to another one tomorrow."""
@@ -95,12 +107,6 @@ class OneRedis(_OneServer):
 
     def node_of(self, key: str | bytes) -> Node:  # noqa: ARG002 - the protocol's
         return self._node
-
-    def nodes(self) -> Sequence[Node]:
-        return (self._node,)
-
-    def follow(self, error: AskError, asked: Node) -> Node:
-        raise unexpected_cluster(self.describe(asked)) from error
 
     def describe(self, node: Node | None) -> str:  # noqa: ARG002 - there is but one
         return f"Redis at {self._target.addresses[0]} ({self._target.source})"
@@ -158,12 +164,6 @@ class SentinelMaster(_OneServer):
     def node_of(self, key: str | bytes) -> Node:  # noqa: ARG002 - the protocol's
         assert self._node is not None  # noqa: S101 - `prepare` comes first
         return self._node
-
-    def nodes(self) -> Sequence[Node]:
-        return (self.node_of(""),)
-
-    def follow(self, error: AskError, asked: Node) -> Node:
-        raise unexpected_cluster(self.describe(asked)) from error
 
     def describe(self, node: Node | None) -> str:
         sentinels = ", ".join(map(str, self._target.addresses))

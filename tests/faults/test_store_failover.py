@@ -2,17 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import redis
 from redis.crc import key_slot
 
+from stream_cache.store import keys
 from tests.faults.proxy import Proxy
 from tests.faults.store_load import Load, Report
 from tests.services import RedisServer
-from tests.services.redis_kinds import ClusterKind, RedisKind, SentinelKind, connect, execute
+from tests.services.redis_kinds import ClusterKind, RedisKind, RunningKind, SentinelKind, connect, execute
 from tests.waiting import wait_until_async
 
 ON_AGAIN_WITHIN_S = 10.0
@@ -57,9 +57,9 @@ async def _check(load: Load, report: Report, *, may_lose_from_s: float | None = 
 
 async def _check_index(load: Load) -> None:
     """The index may trail; what the scan puts right is right then."""
-    after = b"x"
-    while after:
-        _, after = await load.store.pruning.scan_ids(b"" if after == b"x" else after)
+    _, position = await load.store.pruning.scan(keys.IDS, b"")
+    while position:
+        _, position = await load.store.pruning.scan(keys.IDS, position)
     page = await load.store.list_devices(1000, None)
     found = await load.store.get_many(load.names)
     assert page.device_ids == sorted(device.device_id for device in found if device)
@@ -147,22 +147,6 @@ def test_another_sentinel_answers__when_the_first_is_frozen(sentinels: SentinelK
     _run(sentinels, freeze, may_lose=True)
 
 
-class _Moving:
-    """A master that is reached by one address, and moves: open connections stay with what becomes a replica."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
-
-    def env(self) -> Mapping[str, str]:
-        return {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self._proxy.port)}
-
-    def masters(self) -> Sequence[redis.Redis]:
-        return ()
-
-    def stop(self) -> None:
-        """The test stops its servers."""
-
-
 def test_master_moves_behind_its_address__is_followed_without_a_restart(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "a") as old, RedisServer(tmp_path / "b") as new, Proxy(old.port) as proxy:
         with connect(new.port) as client:
@@ -171,12 +155,12 @@ def test_master_moves_behind_its_address__is_followed_without_a_restart(tmp_path
         async def move(load: Load) -> None:
             with connect(new.port) as to, connect(old.port) as back:
                 await wait_until_async(lambda: to.info("replication")["master_link_status"] == "up", 20, "the replica")
-                proxy._target_port = new.port
+                proxy.move_to(new.port)
                 to.replicaof("NO", "ONE")
                 back.replicaof("127.0.0.1", str(new.port))
             await _until_written(load)
 
-        _run(_Moving(proxy), move, may_lose=True)
+        _run(RunningKind({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(proxy.port)}), move, may_lose=True)
 
 
 # -------------------------------------------------------------------------------------------------------- Cluster

