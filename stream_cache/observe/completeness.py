@@ -74,7 +74,7 @@ class StateGuard(mode.Service):
                 warnings = await self._store.check()
             except StoreUnavailable as error:
                 self.is_waiting = True
-                self.status = f"waiting before the first reading is taken: {error}"
+                self.status = _waiting_for(error)
                 await self.sleep(_CHECK_AGAIN_S)
             else:
                 for warning in warnings:
@@ -88,9 +88,7 @@ class StateGuard(mode.Service):
                 await self._initialise()
             await self._check()
         except (StoreUnavailable, KafkaUnavailable) as error:
-            self.status = UNKNOWN
-            if not self.is_initialised:
-                self.status = f"waiting before the first reading is taken: {error}"
+            self.status = UNKNOWN if self.is_initialised else _waiting_for(error)
             # The log has it from the store, or from the broker watch.
         else:
             self.is_waiting = False
@@ -145,3 +143,7 @@ class StateGuard(mode.Service):
         if self.status != status:
             self.status = status
             self.log.error("%s", status)
+
+
+def _waiting_for(error: Exception) -> str:
+    return f"waiting before the first reading is taken: {error}"
