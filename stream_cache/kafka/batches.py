@@ -108,6 +108,11 @@ class Batches:
         """Whether there is a further batch."""
         return self._end > self._begin
 
+    @property
+    def bytes_left(self) -> int:
+        """Size of those that are not yet read."""
+        return len(self._data) - self._begin
+
     def __iter__(self) -> Iterator[Batch]:
         """Go through the batches, once. Raises: CorruptRecordException."""
         while self.has_next():
@@ -130,6 +135,11 @@ class PartitionReader(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
     """Reads what a fetch brought of a partition in steps. `next_fetch_offset` is the offset after what was read."""
 
     _limit = 0
+
+    @property
+    def bytes_left(self) -> int:
+        """Size of the batches behind the one that is being read."""
+        return int(self._records.bytes_left)
 
     def step(self, limit: int) -> Step | None:
         """Read on, up to about `STEP_BYTES`.

@@ -64,10 +64,14 @@ async def wait_for_records(fetcher: Any, active: Collection[TP], timeout_s: floa
 
 
 def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, Step]:
-    """Read what has been fetched, up to so many records, and up to about two times `STEP_BYTES`."""
+    """Read what has been fetched, up to so many records, and up to about two times `STEP_BYTES`.
+
+    Of the partition that has least left first. So one that is live doesn't wait for another's backlog; and backlogs are
+    read one after the other, so that more of a window's readings are of the same devices.
+    """
     taken: dict[TP, Step] = {}
     room_bytes = STEP_BYTES
-    for tp, result in list(fetcher._records.items()):  # noqa: SLF001 - see above
+    for tp, result in sorted(fetcher._records.items(), key=_bytes_left):  # noqa: SLF001 - see above
         if tp not in active:
             if not fetcher._subscriptions.is_assigned(tp):  # noqa: SLF001 - see above
                 del fetcher._records[tp]  # noqa: SLF001 - see above
@@ -92,6 +96,11 @@ def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, Ste
         if records:
             taken[tp] = Step(records, size_bytes)
     return taken
+
+
+def _bytes_left(fetched: tuple[TP, Any]) -> int:
+    reader = getattr(fetched[1], "_partition_records", None)  # an error has none, and what is read to its end
+    return reader.bytes_left if reader else 0
 
 
 def _step(result: Any, limit: int, *, is_first: bool) -> Step | None:

@@ -23,14 +23,16 @@ from stream_cache.settings import Settings
 _PREFIX = "FAUST_"
 #: Longer than any outage of Redis to be ridden out: a worker that waits for Redis fetches nothing, and stays a member.
 _MAX_POLL_INTERVAL_S = 7 * 86400.0
-#: Records of one fetch, so of one chunk. Each one passes from the consumer's thread to the main one, which costs a
-#: wake-up: 5,000 are taken in a sixth faster than 2,000, and 8,000 no faster (10,000 devices).
-_MAX_RECORDS_PER_FETCH = 5000
+#: Records of one chunk. Each chunk passes from the consumer's thread to the main one, which costs a wake-up.
+_MAX_RECORDS_PER_CHUNK = 10_000
+#: Of one partition at once. The more of a window's readings are of one partition, the fewer devices are to be written:
+#: 4 MB halve the writes of 1 MB, and take a backlog of 10,000 devices in a fifth faster.
+_MAX_FETCH_BYTES = 4 * 2**20
 #: What Faust has by itself.
 _REQUEST_TIMEOUT_S = 90.0
 _CODECS = {"gzip": codec.has_gzip, "snappy": codec.has_snappy, "lz4": codec.has_lz4, "zstd": codec.has_zstd}
 #: Chunks between the consumer and the agent.
-_MAX_CHUNKS_QUEUED = 8
+_MAX_CHUNKS_QUEUED = 4
 
 
 def faust_options(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -93,8 +95,9 @@ def _initialised(settings: Settings) -> dict[str, Any]:
         "broker_session_timeout": settings.kafka.session_timeout_s,
         "broker_heartbeat_interval": settings.kafka.session_timeout_s / 4,
         "broker_max_poll_interval": _MAX_POLL_INTERVAL_S,
-        "broker_max_poll_records": _MAX_RECORDS_PER_FETCH,
+        "broker_max_poll_records": _MAX_RECORDS_PER_CHUNK,
         "consumer_auto_offset_reset": "earliest",
+        "consumer_max_fetch_size": _MAX_FETCH_BYTES,
         "consumer_group_instance_id": settings.kafka.group_instance_id or None,
         "consumer_metadata_max_age_ms": int(settings.kafka.metadata_max_age_s * 1000),
         "processing_guarantee": "at_least_once",

@@ -95,12 +95,11 @@ def decode_chunk(  # noqa: C901, PLR0912 - one loop: each call in it costs a twe
         # `Latest.keep` without the calls: of one partition the offsets rise.
         if held is None:
             kept[device_id] = Reading(device_id, event_time, record, partition, seen_ms)
-        elif event_time >= held.event_time:
-            if held.seen_ms > seen_ms:  # noqa: PLR1730 - a call of `max` costs twice as much
-                seen_ms = held.seen_ms  # noqa: PLW2901 - as above
-            kept[device_id] = Reading(device_id, event_time, record, partition, seen_ms)
-        elif seen_ms > held.seen_ms:
-            held.seen_ms = seen_ms
+        else:
+            if event_time >= held.event_time:
+                held.event_time, held.raw = event_time, record
+            if seen_ms > held.seen_ms:  # noqa: PLR1730 - a call of `max` costs twice as much
+                held.seen_ms = seen_ms
     chunk.reading_count = len(records) - chunk.tombstone_count - chunk.without_metadata_count - len(chunk.bad)
     return chunk
 

@@ -626,7 +626,8 @@ async def test_worker_consumer__starts_with_our_settings(monkeypatch: pytest.Mon
         assert client._coordinator.group_id == "cache_service_group"
         assert client._enable_auto_commit is False
         assert client._auto_offset_reset == "earliest"
-        assert client._max_poll_records == 5000
+        assert client._max_poll_records == 10_000
+        assert client._fetcher._max_partition_fetch_bytes == 4 * 2**20
     finally:
         await client.stop()
 
