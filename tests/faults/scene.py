@@ -265,8 +265,13 @@ def _rewind(topics: TopicNames) -> None:
     partitions = harness.end_offsets(topics.bootstrap, topics.source)
     begins = [TopicPartition(topics.source, partition, 0) for partition in partitions]
     request = [ConsumerGroupTopicPartitions(topics.group, begins)]
-    for altered in admin.alter_consumer_group_offsets(request).values():
-        altered.result(10)
+
+    def is_done() -> bool:
+        """Ask; refused, partition by partition, as long as the broker thinks that the group has a member."""
+        (altered,) = admin.alter_consumer_group_offsets(request).values()
+        return not any(of.error for of in altered.result(10).topic_partitions)
+
+    wait_until(is_done, 60, "the group's offsets to be set")
 
 
 def _first(what: str, lines: list[str]) -> str:
