@@ -176,6 +176,20 @@ def test_clusters_master_killed__goes_on_with_its_replica(cluster: ClusterKind) 
     _run(cluster, kill, may_lose=True)
 
 
+def test_clusters_master_killed_with_durability__nothing_acknowledged_is_lost(cluster: ClusterKind) -> None:
+    """What a shard's only replica must have is not acknowledged while the shard has none."""
+
+    async def kill(load: Load) -> None:
+        killed = cluster.owner(_SLOT_OF_INDEX)
+        killed.kill()
+        await wait_until_async(lambda: len(cluster.master_servers()) == 3, 20, "the replica to take over")
+        assert await load.store.get_many(load.names[:1])
+        await asyncio.to_thread(killed.start)  # as the replica that the new master lacks
+        await _until_written(load)
+
+    _run(cluster, kill, REDIS_DURABILITY="replica")
+
+
 def test_clusters_master_frozen__goes_on_with_its_replica(cluster: ClusterKind) -> None:
     async def freeze(load: Load) -> None:
         frozen = cluster.owner(_SLOT_OF_INDEX)

@@ -15,6 +15,8 @@ from tests.services.processes import Server, free_port
 from tests.waiting import wait_until
 
 DATABASE_COUNT = 64
+#: Debian has it from 13 on; before, among its backports.
+VALKEY = "valkey-server"
 
 
 class RedisServer(Server):
@@ -50,7 +52,12 @@ class RedisServer(Server):
         }
         self._data.mkdir(parents=True, exist_ok=True)
         flags = [str(word) for option in options.items() for word in option]
-        self.spawn([ensure(REDIS), *flags, *self._args])
+        self.spawn([self.binary(), *flags, *self._args])
+
+    @staticmethod
+    def binary() -> str:
+        """Return the path of the server's program."""
+        return ensure(REDIS)
 
     def what_lacks(self) -> str:
         # Without HELLO, which a test may forbid.
@@ -104,6 +111,14 @@ def fail_over(master: RedisServer, replica: RedisServer, timeout_s: float = 30) 
         wait_until(lambda: replica_count(old) == 1, timeout_s, "the replica to follow", interval_s=0.02)
         wait_until(lambda: _has_begun(old, replica.port), timeout_s, "the failover to begin", interval_s=0.02)
         wait_until(lambda: new.role()[0] == b"master", timeout_s, "the replica to take over", interval_s=0.02)
+
+
+class ValkeyServer(RedisServer):
+    """valkey-server, on a machine that has it."""
+
+    @staticmethod
+    def binary() -> str:
+        return VALKEY
 
 
 class OldRedisServer(RedisServer):

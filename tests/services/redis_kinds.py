@@ -246,7 +246,8 @@ class ClusterKind:
     def new_server(self, number: int) -> RedisServer:
         """Return a server that may join, not started."""
         bus = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "1500")
-        options = (*bus, "--cluster-allow-replica-migration", "no", "--databases", "1", *self._args)
+        at_once = ("--repl-diskless-sync-delay", "0")  # a replica need not wait for others that might come
+        options = (*bus, *at_once, "--cluster-allow-replica-migration", "no", "--databases", "1", *self._args)
         return RedisServer(self._directory / str(number), args=options)
 
     def join(self, server: RedisServer) -> None:
