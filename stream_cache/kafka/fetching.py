@@ -6,6 +6,7 @@ Takes the place of `Fetcher.fetched_records`, which counts records only, and of 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Collection
 from typing import Any, cast
 
@@ -98,9 +99,12 @@ def take(fetcher: Any, active: Collection[TP], max_records: int) -> dict[TP, Ste
     return taken
 
 
-def _bytes_left(fetched: tuple[TP, Any]) -> int:
-    reader = getattr(fetched[1], "_partition_records", None)  # an error has none, and what is read to its end
-    return reader.bytes_left if reader else 0
+def _bytes_left(fetched: tuple[TP, Any]) -> float:
+    _, result = fetched
+    if isinstance(result, FetchError):
+        return math.inf  # not before what can be read
+    reader = result._partition_records  # noqa: SLF001 - a `PartitionReader`, None when all is read
+    return float(reader.bytes_left) if reader else 0
 
 
 def _step(result: Any, limit: int, *, is_first: bool) -> Step | None:

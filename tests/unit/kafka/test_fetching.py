@@ -2,8 +2,9 @@
 
 from types import SimpleNamespace
 
-from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 
 from stream_cache.kafka.batches import Batches, PartitionReader
@@ -37,3 +38,5 @@ async def test_take__a_live_partition_does_not_wait_for_the_backlog_of_another()
     records[LIVE] = fetched(LIVE, 5)
     assignment.state_value(LIVE).seek(0)
     assert list(take(fetcher, active, 5)) == [LIVE]
+    records[LIVE] = FetchError(error=TopicAuthorizationFailedError(LIVE.topic), backoff=0)
+    assert list(take(fetcher, active, 5)) == [BACKLOG]
