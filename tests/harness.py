@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests import oracle
 from tests.services.machine import CLONE
 from tests.services.processes import ChildProcess, free_port
 from tests.waiting import wait_until, wait_until_async
@@ -38,6 +39,7 @@ __all__ = [
     "Api",
     "Record",
     "RedisDatabase",
+    "Rejected",
     "TopicNames",
     "Worker",
     "committed_offsets",
@@ -171,6 +173,13 @@ class Api:
         return message
 
 
+class Rejected(NamedTuple):
+    """An error record."""
+
+    key: bytes | None
+    value: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class TopicNames:
     """Topics and a consumer group that nobody else uses."""
@@ -197,6 +206,26 @@ class TopicNames:
             "KAFKA_ERROR_TOPIC": self.errors,
             "KAFKA_CONSUMER_GROUP_ID": self.group,
         }
+
+    def produce(self, records: Sequence[oracle.Record]) -> list[oracle.Record]:
+        """Send records to their partitions, and return them with the offsets that they got."""
+        sent = [Record(r.value, r.key, r.partition, r.timestamp_ms) for r in records]
+        places = produce(self.bootstrap, self.source, sent)
+        return [replace(record, offset=offset) for record, (_, offset) in zip(records, places, strict=True)]
+
+    def wait_caught_up(self, timeout_s: float = 60) -> None:
+        """Wait until the group has committed all that the source topic holds."""
+        wait_until(lambda: lag(self.bootstrap, self.group, self.source) == 0, timeout_s, "the lag to become 0")
+
+    def rejected(self) -> dict[tuple[int, int], Rejected]:
+        """Return what the error topic holds, each once, by partition and offset of the record that it is about."""
+        found: dict[tuple[int, int], Rejected] = {}
+        for message in consume_all(self.bootstrap, self.errors):
+            headers: dict[str, Any] = dict(message.headers() or [])
+            place = int(headers["source.partition"]), int(headers["source.offset"])
+            assert place not in found
+            found[place] = Rejected(message.key(), json.loads(message.value() or b""))
+        return found
 
 
 @dataclass(frozen=True)

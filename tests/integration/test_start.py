@@ -80,6 +80,7 @@ def test_first_of_two_servers_is_silent__the_second_is_taken(
         env = topic_names.env() | redis_db.env() | {"KAFKA_BOOTSTRAP_SERVERS": servers}
         with Worker(tmp_path, env) as worker:
             worker.wait_ready(20)  # aiokafka would wait for the first for 90 s
+            assert worker.terminate() == 0
 
 
 def test_start_and_stop__are_a_line_that_says_what_it_works_with_and_two_that_say_goodbye(
