@@ -58,20 +58,18 @@ def test_fit_server__gets_its_layout_and_no_warning(server: RedisServer) -> None
         client.flushdb()
 
 
-def test_evicting_server__is_a_warning(server: RedisServer) -> None:
-    with connect(server.port) as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        try:
-            (warning,) = check(at(server.port))
-        finally:
-            client.config_set("maxmemory-policy", "noeviction")
-    assert "maxmemory-policy to noeviction" in warning
-
-
-def test_user_who_may_not_ask__is_not_judged(server: RedisServer) -> None:
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_evicting_server__is_a_warning_where_the_user_may_ask(server: RedisServer, policy: str) -> None:
     with connect(server.port) as client:
         execute(client, "ACL", "SETUSER", "few", "on", ">p", "~*", "+@all", "-info")
-    assert check({**at(server.port), "REDIS_USERNAME": "few", "REDIS_PASSWORD": "p"}) == []
+        client.config_set("maxmemory-policy", policy)
+        try:
+            (warning,) = check(at(server.port))
+            assert check({**at(server.port), "REDIS_USERNAME": "few", "REDIS_PASSWORD": "p"}) == []
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert policy in warning
+    assert "maxmemory-policy to noeviction" in warning
 
 
 def test_replica__is_waited_for(server: RedisServer) -> None:
@@ -129,6 +127,7 @@ def test_what_is_away__is_named_with_its_setting_and_its_cause(server: RedisServ
     put = [record_of("d", offset=1)]
     for environ, words in (
         (at(port), rf"Redis at 127\.0\.0\.1:{port} \(REDIS_HOST, REDIS_PORT\): connection refused"),
+        ({**at(port), "REDIS_HOST": "localhost"}, rf"Redis at localhost:{port} .*: connection refused"),
         ({**at(server.port), **few}, r"lacks a permission: .*docs/redis\.md"),
         ({**at(server.port), **tls}, "TLS"),
         ({"REDIS_URL": f"redis+sentinel://127.0.0.1:{port}/main"}, "master 'main' of the sentinels 127"),
@@ -139,11 +138,26 @@ def test_what_is_away__is_named_with_its_setting_and_its_cause(server: RedisServ
         assert "hunter2" not in str(raised.value)
 
 
-def test_wrong_login__is_refused_for_good_at_the_start(server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    ("user", "password", "words"),
+    [
+        ("known", "hunter2", "invalid username-password pair"),
+        ("", "hunter2", "invalid user"),
+        ("", "", "Authentication"),
+    ],
+)
+def test_wrong_login__is_refused_for_good_at_the_start(
+    server: RedisServer, user: str, password: str, words: str
+) -> None:
     with connect(server.port) as client:
         execute(client, "ACL", "SETUSER", "known", "on", ">right", "~*", "+@all")
-    with pytest.raises(UnfitServer, match=r"refuses the login: .* \(REDIS_USERNAME, REDIS_PASSWORD\)") as raised:
-        check({**at(server.port), "REDIS_USERNAME": "known", "REDIS_PASSWORD": "hunter2"})
+        execute(client, "ACL", "SETUSER", "default", "resetpass", ">right")
+        try:
+            where = rf"Redis at 127\.0\.0\.1:{server.port} \(REDIS_HOST, REDIS_PORT\): it refuses the login: {words}"
+            with pytest.raises(UnfitServer, match=rf"{where}.* \(REDIS_USERNAME, REDIS_PASSWORD\)$") as raised:
+                check({**at(server.port), "REDIS_USERNAME": user, "REDIS_PASSWORD": password})
+        finally:
+            execute(client, "ACL", "SETUSER", "default", "nopass")
     assert "hunter2" not in str(raised.value)
 
 

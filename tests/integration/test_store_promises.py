@@ -206,19 +206,23 @@ def test_odd_device_id__is_kept_found_listed_and_forgotten(bench: Bench, device_
 
 
 def test_key_of_another_type__is_refused_alone_and_with_its_request_id(bench: Bench) -> None:
-    key = "device:d100:metadata"
+    """In one line, whatever its id holds."""
+    names = [f"d{number}" for number in range(250)]
+    names[100] = "d100\r\n\x1b[2K\u2028forged"
+    key = f"device:{names[100]}:metadata"
     bench.at(key).lpush(key, "a list")
     for make, first in ((record_of, 1000), (tombstone_of, 2000)):
-        result = bench.put([make(f"d{number}", offset=first + number) for number in range(250)])
+        result = bench.put([make(name, offset=first + number) for number, name in enumerate(names)])
         ((refused, bad),) = result.refused
-        assert (refused.device_id, refused.record.offset) == ("d100", first + 100)
+        assert (refused.device_id, refused.record.offset) == (names[100], first + 100)
         assert bad.kind == "wrong_redis_type"
-        assert key in bad.reason
+        assert repr(key) in bad.reason
+        assert bad.reason.isprintable()
         assert bad.request_id == ("r-0-1100" if make is record_of else None)
         assert result.written_count == 249
         assert (bench.get("d99") is None) == (make is tombstone_of)
     assert bench.at(key).lrange(key, 0, -1) == [b"a list"]
-    assert bench.get("d100") is None
+    assert bench.get(names[100]) is None
 
 
 # ------------------------------------------------------------------------------------------------------ lookups
@@ -414,6 +418,19 @@ def test_replayed_reading__is_indexed_though_it_is_held_already(bench: Bench, by
         bench.put([record_of("d", offset=1 + newer)], bench.store_with(TTL_S))
         assert bench.members() == {"d"}
         assert bench.all_ids() == ["d"]
+
+
+@pytest.mark.parametrize("left_by", ["an earlier service", "somebody's DEL"])
+def test_hash_that_no_key_of_the_index_names__is_listed_with_its_next_reading(bench: Bench, left_by: str) -> None:
+    if left_by == "an earlier service":
+        bench.set_by_hand("d", {"datatype_name": "T", "last_updated": "1795340000"})
+    else:
+        bench.put([record_of("d", offset=1)])
+        bench.at("devices").delete("devices", "stream_cache:{devices}:ids", "stream_cache:{devices}:seen")
+    assert (bench.scan(), bench.all_ids()) == (0, [])
+    bench.put([record_of("d", offset=2)], bench.store_with(TTL_S))  # of a worker that has not just indexed it
+    assert bench.all_ids() == ["d"]
+    assert bench.members() == bench.zset("ids").keys() == bench.zset("seen").keys() == {"d"}
 
 
 # -------------------------------------------------------------------------------------------- pruning and healing
