@@ -3,18 +3,17 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 import pytest
 
 from tests import harness, oracle, readings
 from tests.conftest import Kafka
-from tests.harness import RedisDatabase, TopicNames, Worker, wait_until
+from tests.harness import Api, RedisDatabase, TopicNames, Worker
 from tests.services import RedisServer
 
 TTL_S = 86_400
@@ -22,6 +21,8 @@ TTL_S = 86_400
 FORGED = "2001-01-01 00:00:00,000 WARNING  forged: "
 IDS = (
     *readings.ODD_DEVICE_IDS,
+    *("a/b", "a:b", "a%b", "%25", "a b", "a+b", "+a", "é", "?", "#", '"', "'", "\n", "\x7f", "trailing/", "//", "\\"),
+    *(";", "&=", "~", "<b>", "health", "温" * 1000),
     f"\n{FORGED}line feed",
     f"d\r{FORGED}carriage return",
     f"d\r\n{FORGED}both",
@@ -69,25 +70,9 @@ _CONTROL = re.compile(r"[^\n\t -\x7e\xa0-\U0010ffff]|[\u2028\u2029\u200e\u200f\u
 
 
 class Bench(NamedTuple):
-    worker: Worker
+    api: Api
     topics: TopicNames
     database: RedisDatabase
-
-    def produce(self, records: Sequence[oracle.Record]) -> list[oracle.Record]:
-        """Send them, and return them as Kafka has placed them."""
-        sent = [harness.Record(r.value, r.key, timestamp_ms=r.timestamp_ms) for r in records]
-        places = harness.produce(self.topics.bootstrap, self.topics.source, sent)
-        return [
-            oracle.Record(partition, offset, record.timestamp_ms, record.key, record.value)
-            for record, (partition, offset) in zip(records, places, strict=True)
-        ]
-
-    def wait_caught_up(self) -> None:
-        wait_until(
-            lambda: harness.lag(self.topics.bootstrap, self.topics.group, self.topics.source) == 0,
-            60,
-            "the lag to become 0",
-        )
 
     def assert_holds(self, state: oracle.State, *, others: Iterable[bytes] = ()) -> None:
         """Check every key of Redis: those of the state with the right content, the index, and no others."""
@@ -98,41 +83,19 @@ class Bench(NamedTuple):
             indexed: Any = client.zrange("stream_cache:{devices}:ids", 0, -1)
             assert indexed == sorted(device_id.encode() for device_id in state.devices)
 
-    def bulk(self, device_ids: Sequence[str]) -> dict[str, Any]:
-        body = json.dumps({"device_ids": device_ids}).encode()
-        with urlopen(Request(f"{self.worker.url}/devices/metadata", body), timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-    def one(self, device_id: str) -> tuple[int, dict[str, Any]]:
-        status, body = self.worker.get(f"/devices/{quote(device_id, safe='')}/metadata")
-        return status, json.loads(body)
-
     def listed(self, limit: int) -> list[str]:
         ids: list[str] = []
         cursor = ""
         while True:
-            status, body = self.worker.get(f"/devices?limit={limit}{cursor}")
-            assert status == 200
-            page = json.loads(body)
+            page = self.api.get(f"/devices?limit={limit}{cursor}").json
             ids += page["devices"]
             if page["next_cursor"] is None:
                 return ids
             cursor = f"&cursor={quote(page['next_cursor'])}"
 
-    def errors(self) -> dict[tuple[int, int], tuple[dict[str, bytes], dict[str, Any]]]:
-        """Return headers and value of each error record, by where the record came from."""
-        found = {}
-        for message in harness.consume_all(self.topics.bootstrap, self.topics.errors):
-            headers: dict[str, Any] = dict(message.headers() or [])
-            place = int(headers["source.partition"]), int(headers["source.offset"])
-            assert place not in found
-            found[place] = headers, json.loads(message.value() or b"")
-        return found
-
     def assert_log_is_the_workers_own(self) -> None:
         """Check that whatever reads the log, line by line or on a terminal, is not misled by what an id holds."""
-        text = self.worker.log_path.read_bytes().decode()  # all of it is UTF-8
+        text = self.api.worker.log_path.read_bytes().decode()  # all of it is UTF-8
         assert not (found := _CONTROL.search(text)), text[found.start() - 200 : found.end() + 50]
         assert [line for line in text.split("\n") if line.startswith(FORGED)] == []
         assert "serves HTTP" in text
@@ -162,11 +125,11 @@ def tombstone_of(device_id: str) -> oracle.Record:
 @contextmanager
 def started(kafka: Kafka, directory: Path, redis: RedisServer, level: str) -> Iterator[Bench]:
     topics = TopicNames.unique(kafka.bootstrap_servers)
-    topics.create(3)
+    topics.create(1)
     database = RedisDatabase.of_url(redis.url, 0)
     with Worker(directory, topics.env() | database.env() | {"LOG_LEVEL": level}) as worker:
         worker.wait_ready()
-        yield Bench(worker, topics, database)
+        yield Bench(Api(worker), topics, database)
         assert worker.terminate() == 0
     harness.delete_topics(topics.bootstrap, (topics.source, topics.errors))
 
@@ -185,11 +148,11 @@ def held(request: pytest.FixtureRequest, kafka: Kafka, tmp_path_factory: pytest.
         RedisServer(directory / "redis") as redis,
         started(kafka, directory / "worker", redis, request.param) as bench,
     ):
-        good = bench.produce([reading_of(device_id, f"name {number}") for number, device_id in enumerate(IDS)])
+        good = bench.topics.produce([reading_of(device_id, f"name {number}") for number, device_id in enumerate(IDS)])
         bad = [with_bad_time(reading_of(device_id)) for device_id in IDS]
         bad += [with_id_text(reading_of("d"), half) for half in HALVES]
-        bad = bench.produce(bad)
-        bench.wait_caught_up()
+        bad = bench.topics.produce(bad)
+        bench.topics.wait_caught_up()
         yield Held(bench, oracle.fold([*good, *bad], ttl_s=TTL_S), bad)
 
 
@@ -212,15 +175,17 @@ def test_each__has_a_key_of_its_own_and_no_other_key_appears(held: Held) -> None
 
 
 def test_each__is_found_by_the_bulk_request(held: Held) -> None:
-    answer = held.bench.bulk(IDS)
-    assert answer["missing"] == []
-    assert answer["devices"] == [oracle.public(held.state, device_id) for device_id in IDS]
+    wanted = [oracle.public(held.state, device_id) for device_id in IDS]
+    assert held.bench.api.bulk(IDS).json == {"devices": wanted, "missing": []}
 
 
-def test_each__is_found_by_its_path(held: Held) -> None:
+def test_each__is_found_by_its_path_however_much_of_it_is_encoded(held: Held) -> None:
     for device_id in IDS:
         if device_id not in {".", ".."}:  # no path can hold those
-            assert held.bench.one(device_id) == (200, oracle.public(held.state, device_id))
+            everything = "".join(f"%{byte:02x}" for byte in device_id.encode())
+            for text in (everything, quote(device_id, safe=""), quote(device_id, safe="~'*:,;&=+!$@")):
+                answer = held.bench.api.get(f"/devices/{text}/metadata")
+                assert (answer.status, answer.json) == (200, oracle.public(held.state, device_id))
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])
@@ -229,7 +194,7 @@ def test_each__is_listed_exactly_once(held: Held, limit: int) -> None:
 
 
 def test_bad_record_of_such_an_id__is_told_and_says_why_in_one_line(held: Held) -> None:
-    told = held.bench.errors()
+    told = held.bench.topics.rejected()
     assert told.keys() == {(record.partition, record.offset) for record in held.bad}
     for record in held.bad:
         _, error = told[record.partition, record.offset]
@@ -241,8 +206,8 @@ def test_bad_record_of_such_an_id__is_told_and_says_why_in_one_line(held: Held) 
 def test_log__has_no_line_that_an_id_forged(held: Held) -> None:
     """Neither of what was read, nor of what was asked for and is not there."""
     unknown = [f"{device_id}?" for device_id in IDS]
-    assert held.bench.bulk(unknown)["missing"] == unknown
-    assert {held.bench.one(device_id)[0] for device_id in unknown} == {404}
+    assert held.bench.api.bulk(unknown).json["missing"] == unknown
+    assert {held.bench.api.one(device_id).status for device_id in unknown} == {404}
     held.bench.assert_log_is_the_workers_own()
 
 
@@ -250,44 +215,16 @@ def test_tombstone_of_such_an_id__forgets_only_its_device(kafka: Kafka, tmp_path
     with RedisServer(tmp_path / "redis") as redis, started(kafka, tmp_path, redis, "INFO") as bench:
         an_hour_ago_ms = int(time.time() * 1000) - 3_600_000
         readings_of_all = [reading_of(device_id, timestamp_ms=an_hour_ago_ms) for device_id in IDS]
-        records = bench.produce(readings_of_all)
+        records = bench.topics.produce(readings_of_all)
         for forgotten in (IDS[::2], IDS[1::2]):
-            records += bench.produce([tombstone_of(device_id) for device_id in forgotten])
-            bench.wait_caught_up()
+            records += bench.topics.produce([tombstone_of(device_id) for device_id in forgotten])
+            bench.topics.wait_caught_up()
             state = oracle.fold(records, ttl_s=TTL_S)
             stamps = [key_of(device_id) for device_id in state.tombstones]
             bench.assert_holds(state, others=stamps)
             assert sorted(bench.listed(1000)) == sorted(state.devices)
-            assert bench.bulk(IDS)["missing"] == [d for d in IDS if d not in state.devices]
+            assert bench.api.bulk(IDS).json["missing"] == [d for d in IDS if d not in state.devices]
         assert state.devices == set()
-        bench.produce(readings_of_all)  # older than the tombstones
-        bench.wait_caught_up()
+        bench.topics.produce(readings_of_all)  # older than the tombstones
+        bench.topics.wait_caught_up()
         bench.assert_holds(state, others=stamps)
-
-
-@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
-def test_key_of_such_an_id_that_is_no_hash__is_left_alone_and_told(kafka: Kafka, tmp_path: Path, level: str) -> None:
-    with RedisServer(tmp_path / "redis") as redis, started(kafka, tmp_path, redis, level) as bench:
-        with bench.database.connect() as client:
-            for device_id in IDS:
-                client.set(key_of(device_id), "somebody else's")
-        made = [reading_of(device_id) for device_id in IDS]
-        neighbours = [reading_of(f"neighbour-{number}") for number in range(len(IDS))]
-        mixed = [record for pair in zip(made, neighbours, strict=True) for record in pair]
-        placed = bench.produce([*mixed, *[tombstone_of(device_id) for device_id in IDS]])
-        bench.wait_caught_up()
-
-        told = bench.errors()
-        last_of = {record.key: record for record in placed if record.value is None}
-        assert told.keys() >= {(record.partition, record.offset) for record in last_of.values()}
-        for headers, error in told.values():
-            assert headers["error.type"] == b"wrong_redis_type"
-            assert error["error"].startswith("device_id: the Redis key 'device:") or '"device:' in error["error"]
-            assert error["error"].isprintable()
-        assert bench.bulk(IDS) == {"devices": [], "missing": list(IDS)}
-        assert {bench.one(device_id)[0] for device_id in IDS if device_id not in {".", ".."}} == {404}
-        with bench.database.connect() as client:
-            assert {client.get(key_of(device_id)) for device_id in IDS} == {b"somebody else's"}
-            assert client.delete(*map(key_of, IDS)) == len(IDS)
-        bench.assert_holds(oracle.fold([r for r in placed if (r.key or b"").startswith(b"neighbour")], ttl_s=TTL_S))
-        bench.assert_log_is_the_workers_own()

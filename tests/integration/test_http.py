@@ -5,9 +5,7 @@ import importlib.metadata
 import json
 import re
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,57 +16,15 @@ from urllib.parse import quote
 
 import pytest
 
-from tests import harness, oracle, readings
+from tests import harness, oracle
 from tests.conftest import Kafka
 from tests.fakes import json_record
 from tests.harness import Answer, Api, RedisDatabase, TopicNames, Worker, wait_until
 from tests.services import RedisServer
-from tests.services.machine import CLONE
 
 MIB = 1024 * 1024
 NOW_MS = int(time.time() * 1000)
 LAST_UPDATED = oracle.time_text(NOW_MS * 1000)
-#: Ids that a path may hold percent-encoded; `.` and `..` go by the bulk request.
-ODD_IDS = sorted(
-    {
-        *readings.ODD_DEVICE_IDS,
-        *(
-            "a/b",
-            "a:b",
-            "a%b",
-            "%25",
-            "%2F",
-            "{}",
-            "{x}",
-            "a b",
-            "é",
-            "?",
-            "#",
-            "+",
-            "a+b",
-            '"',
-            "'",
-            "\n",
-            "\x00",
-            "\x7f",
-        ),
-        *(
-            "trailing/",
-            "//",
-            "\\",
-            ";",
-            "&=",
-            "~",
-            "🌡️",
-            "x" * 5000,
-            "温" * 1000,
-            "metadata",
-            "devices",
-            "health",
-            "<b>",
-        ),
-    }
-)
 METADATA: dict[str, dict[str, Any]] = {
     "full": {"datatype_id": "i", "datatype_name": "Température", "datatype_unit": "°C", "persist": False},
     "lists": {"datatype_id": "i", "datatype_name": None, "datatype_unit": ["m", "s"], "persist": [True, False]},
@@ -96,10 +52,8 @@ class Bench(NamedTuple):
     topics: TopicNames
 
 
-def device_object(device_id: str, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    given = {"datatype_name": "T"} if metadata is None else metadata
-    kept = {name: given.get(name) for name in oracle.KEPT_OF_METADATA}
-    kept["persist"] = True if kept["persist"] is None else kept["persist"]
+def device_object(device_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {**metadata, "persist": True if metadata["persist"] is None else metadata["persist"]}
     return {"device_id": device_id, **kept, "last_updated": LAST_UPDATED}
 
 
@@ -109,13 +63,12 @@ def bench(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
     directory = tmp_path_factory.mktemp("http")
     topics = TopicNames.unique(kafka.bootstrap_servers)
     topics.create(2)
-    devices = {**METADATA, **{device_id: {"datatype_name": "T"} for device_id in [*ODD_IDS, *LISTED]}}
-    records = [
-        json_record(device_id, timestamp_ms=NOW_MS, metadata=json.dumps(metadata))
-        for device_id, metadata in devices.items()
-    ]
-    harness.produce(
-        topics.bootstrap, topics.source, [harness.Record(r.value, r.key, timestamp_ms=r.timestamp_ms) for r in records]
+    devices = {**METADATA, **{device_id: {"datatype_name": "T"} for device_id in LISTED}}
+    topics.produce(
+        [
+            json_record(device_id, partition=number % 2, timestamp_ms=NOW_MS, metadata=json.dumps(metadata))
+            for number, (device_id, metadata) in enumerate(devices.items())
+        ]
     )
     with RedisServer(directory / "redis") as redis:
         env = topics.env() | RedisDatabase.of_url(redis.url, 0).env()
@@ -125,9 +78,7 @@ def bench(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         ):
             one.wait_ready()
             two.wait_ready()
-            wait_until(
-                lambda: harness.lag(topics.bootstrap, topics.group, topics.source) == 0, 30, "the lag to become 0"
-            )
+            topics.wait_caught_up()
             yield Bench(Api(one), Api(two), redis, topics)
             assert one.is_running
             assert two.is_running
@@ -155,38 +106,18 @@ def test_one__that_is_unknown_is_404(api: Api) -> None:
     api.error(api.one("nobody"), 404, "device_not_found")
 
 
-@pytest.mark.parametrize("device_id", [d for d in ODD_IDS if d not in {".", ".."}], ids=lambda d: ascii(d)[:30])
-def test_one__is_found_by_any_odd_id(api: Api, device_id: str) -> None:
-    answer = api.one(device_id)
-    assert (answer.status, answer.json) == (200, device_object(device_id))
-
-
-@pytest.mark.parametrize("device_id", ["a+b", "~", "'", "*", "a:b", "a,b;c&d=e#f?g", "{x}"])
-def test_one__is_found_however_much_of_its_id_is_encoded(api: Api, device_id: str) -> None:
-    everything = "".join(f"%{byte:02x}" for byte in device_id.encode())
-    assert api.get(f"/devices/{everything}/metadata").json == device_object(device_id)
-    what_must = quote(device_id, safe="~'*:,;&=+!$@")
-    assert api.get(f"/devices/{what_must}/metadata").json == device_object(device_id)
-
-
-@pytest.mark.parametrize("path", ["/devices/%FF/metadata", "/devices/%C3/metadata", "/devices/%ED%A0%80/metadata"])
-def test_one__whose_id_is_no_utf_8_is_invalid(api: Api, path: str) -> None:
-    api.error(api.get(path), 400, "invalid_request")
-
-
 @pytest.mark.parametrize(
     "path",
     [
-        "/devices/full",
-        "/devices/full/metadata/",
-        "/devices//metadata",
-        "/devices/a/b/metadata",
-        "/devices/full/",
-        "/devices/",
+        *("/devices/full", "/devices//metadata", "/devices/full/", "/devices/full/../../metrics/x", "//devices"),
+        *("/%64evice", "/é", "/DEVICES", "/health", "/health/", "/metrics/", "/favicon.ico"),
+        *("/table", "/table/", "/table/latest", "/table/latest/0", "/router", "/router/", "/router/latest/0"),
+        *("/stats", "/stats/", "/graph", "/graph/", "/assignment/", "/production_index/"),
     ],
 )
-def test_path__that_is_none_is_404(api: Api, path: str) -> None:
-    api.error(api.get(path), 404, "not_found")
+def test_path__that_is_none_is_404_in_our_form(api: Api, path: str) -> None:
+    """Faust's own pages, which show data or internals, are none either."""
+    api.error(api.get(quote(path, safe="/%")), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -204,11 +135,6 @@ def test_path__that_is_none_says_what_may_be_meant(api: Api, path: str, words: l
         assert word in message
 
 
-def test_path__that_is_endless_is_refused_in_our_form(api: Api) -> None:
-    answer = api.one("x" * 200_000)
-    api.error(answer, 400, "invalid_request")
-
-
 # -------------------------------------------------------------------------------------------------------- bulk
 
 
@@ -221,12 +147,6 @@ def test_bulk__keeps_order_and_duplicates_and_names_what_is_missing(api: Api) ->
     }
 
 
-def test_bulk__finds_every_odd_id(api: Api) -> None:
-    answer = api.bulk([*ODD_IDS, *METADATA])
-    assert answer.json["missing"] == []
-    assert [device["device_id"] for device in answer.json["devices"]] == [*ODD_IDS, *METADATA]
-
-
 def test_bulk__takes_1_to_1000_ids(api: Api) -> None:
     assert len(api.bulk(["full"] * 1000).json["devices"]) == 1000
     api.error(api.bulk(["full"] * 1001), 413, "too_many_devices")
@@ -236,27 +156,11 @@ def test_bulk__takes_1_to_1000_ids(api: Api) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"{",
-        b"null",
-        b"[]",
-        b'["full"]',
-        b"{}",
-        b'{"device_ids": null}',
-        b'{"device_ids": "full"}',
-        b'{"device_ids": {"full": 1}}',
-        b'{"device_ids": [1]}',
-        b'{"device_ids": ["full", null]}',
-        b'{"device_ids": [""]}',
-        b'{"device_ids": [["full"]]}',
-        b'{"device_ids": ["full"]} x',
-        b'{"device_ids": ["full", NaN]}',
-        b'{"device_ids": ["\\ud800"]}',
-        b'{"device_ids": ["\xff"]}',
-        b'\xef\xbb\xbf{"device_ids": ["full"]}',
-        b"\x00",
-        b"[" * 100_000,
-        b'{"device_ids": ' + b"[" * 100_000,
+        *(b"", b"{", b"null", b"[]", b'["full"]', b"{}", b"\x00", b"[" * 100_000, b'{"device_ids": ' + b"[" * 100_000),
+        *(b'{"device_ids": null}', b'{"device_ids": "full"}', b'{"device_ids": {"full": 1}}', b'{"device_ids": [1]}'),
+        *(b'{"device_ids": ["full", null]}', b'{"device_ids": [""]}', b'{"device_ids": [["full"]]}'),
+        *(b'{"device_ids": ["full"]} x', b'{"device_ids": ["full", NaN]}', b'\xef\xbb\xbf{"device_ids": ["full"]}'),
+        *(b'{"device_ids": ["\\ud800"]}', b'{"device_ids": ["\xff"]}'),
     ],
     ids=lambda body: ascii(body)[:30],
 )
@@ -313,26 +217,13 @@ def test_bulk__does_not_look_at_the_content_type(api: Api, content_type: str) ->
 # -------------------------------------------------------------------------------------------------------- list
 
 
-@pytest.mark.parametrize("limit", [None, 1, 7, 249, 1000])
-def test_list__walks_over_every_id_once(api: Api, limit: int | None) -> None:
-    limit_text = "" if limit is None else f"limit={limit}"
-    ids: list[str] = []
-    path = f"/devices?{limit_text}"
-    while True:
-        page = api.get(path).json
-        assert set(page) == {"devices", "count", "next_cursor"}
-        assert page["count"] == len(ODD_IDS) + len(METADATA) + len(LISTED)
-        assert len(page["devices"]) <= (limit or 100)
-        ids += page["devices"]
-        if page["next_cursor"] is None:
-            break
-        assert len(page["devices"]) == (limit or 100)
-        if limit == 1 and len(ids) >= 60:
-            assert len(set(ids)) == 60  # enough of this
-            return
-        path = f"/devices?{limit_text}&cursor={quote(page['next_cursor'], safe='')}"
-    assert len(ids) == len(set(ids))
-    assert set(ids) == {*ODD_IDS, *METADATA, *LISTED}
+def test_list__has_pages_of_100_unless_another_limit_is_given(api: Api) -> None:
+    first = api.get("/devices").json
+    assert set(first) == {"devices", "count", "next_cursor"}
+    assert (len(first["devices"]), first["count"]) == (100, len(METADATA) + len(LISTED))
+    rest = api.get(f"/devices?limit=1000&cursor={quote(first['next_cursor'], safe='')}").json
+    assert (rest["count"], rest["next_cursor"]) == (first["count"], None)
+    assert sorted(first["devices"] + rest["devices"]) == sorted([*METADATA, *LISTED])
 
 
 @pytest.mark.parametrize(
@@ -347,23 +238,10 @@ def test_list__refuses_a_limit_that_is_out_of_range(api: Api, limit: str) -> Non
     api.error(api.get(f"/devices?limit={quote(limit)}"), 400, "invalid_request")
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "a" * 5, "é", "/w==", "%", " ", "\x00"])
+@pytest.mark.parametrize("cursor", ["", "!!!!", "é", "\x00"])
 def test_list__refuses_a_cursor_that_is_none_of_ours(api: Api, cursor: str) -> None:
     message = api.error(api.get(f"/devices?cursor={quote(cursor)}"), 400, "invalid_request")
     assert "cursor" in message
-
-
-def test_list__shows_no_lone_cursor_of_a_deleted_id_as_an_error(bench: Bench) -> None:
-    """The id that a cursor stands for may be gone when the cursor comes back."""
-    page, ids = bench.api.get("/devices?limit=2").json, "stream_cache:{devices}:ids"
-    with RedisDatabase.of_url(bench.redis.url, 0).connect() as client:
-        last = page["devices"][-1].encode()
-        client.zrem(ids, last)
-        try:
-            rest = bench.api.get(f"/devices?limit=1000&cursor={quote(page['next_cursor'])}").json
-        finally:
-            client.zadd(ids, {last: 0})
-    assert len(rest["devices"]) == rest["count"] - 2
 
 
 # ------------------------------------------------------------------------------------------ methods and paths
@@ -414,45 +292,12 @@ def test_head__of_an_unknown_device_is_404(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        *("/table", "/table/", "/table/latest", "/table/latest/0", "/router", "/router/", "/router/latest/0"),
-        *("/stats", "/stats/", "/graph", "/graph/", "/assignment/", "/production_index/", "/favicon.ico", "/health"),
-        *("/health/", "/metrics/", "//devices", "/devices/full/../../metrics/x", "/%64evice", "/é", "/DEVICES"),
-    ],
-)
-def test_every_other_path__is_404_in_our_form(api: Api, path: str) -> None:
-    api.error(api.get(quote(path, safe="/%")), 404, "not_found")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"GARBAGE\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /devices HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
-        b"POST /devices/metadata HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /devices HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
-    ],
-    ids=["garbage", "version", "length", "chunk", "header"],
-)
-def test_request__that_is_no_http_shows_no_stack_trace(api: Api, text: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", api.worker.web_port), timeout=20) as connection:
-        connection.sendall(text)
-        answer = connection.recv(65536)
-    assert re.match(rb"HTTP/1\.[01] 400 ", answer)
-    assert b"Traceback" not in answer
-    assert b'"code":"invalid_request"' in answer
-
-
-@pytest.mark.parametrize(
     "headers",
     [
-        {"Cookie": "sso=" + "x" * 9000},
         {"Cookie": "x" * 32_768},
         {f"X-{number}": "y" * 200 for number in range(100)},
     ],
-    ids=["9 kB of cookie", "32 kB", "100 headers"],
+    ids=["32 kB", "100 headers"],
 )
 def test_headers__that_browsers_and_proxies_add_pass(api: Api, headers: dict[str, str]) -> None:
     assert api.ask("GET", "/devices/full/metadata", headers=headers).status == 200
@@ -488,7 +333,7 @@ def test_metrics__count_what_was_done(bench: Bench) -> None:
             if not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
                 values[name] = values.get(name, 0) + float(value)
-    count = len(ODD_IDS) + len(METADATA) + len(LISTED)
+    count = len(METADATA) + len(LISTED)
     assert values['stream_cache_records_total{result="reading"}'] >= count
     assert values['stream_cache_devices_total{result="written"}'] >= count
     assert values['stream_cache_flushes_total{result="ok"}'] >= 1
@@ -509,25 +354,13 @@ def test_health__is_live_and_ready_and_says_why(api: Api) -> None:
     assert api.get("/health/ingest").json == ready.json
 
 
-def healthcheck(worker: Worker) -> subprocess.CompletedProcess[bytes]:
-    env = {"WEB_PORT": str(worker.web_port), "WEB_BIND": "0.0.0.0"}
-    return subprocess.run(
-        [sys.executable, str(CLONE / "docker" / "healthcheck.py")], env=env, capture_output=True, check=False
-    )
-
-
-def test_images_healthcheck__passes(api: Api) -> None:
-    result = healthcheck(api.worker)
-    assert (result.returncode, result.stderr) == (0, b"")
-
-
 # --------------------------------------------------------------------------------------------------- any worker
 
 
-@pytest.mark.parametrize("device_id", [*METADATA, *LISTED[:20]])
-def test_any_worker__answers_for_any_device(bench: Bench, device_id: str) -> None:
-    assert bench.api.one(device_id).body == bench.other.one(device_id).body
-    assert bench.other.one(device_id).status == 200
+def test_any_worker__answers_for_any_device(bench: Bench) -> None:
+    for device_id in [*METADATA, *LISTED[:20]]:
+        assert bench.other.one(device_id).status == 200
+        assert bench.api.one(device_id).body == bench.other.one(device_id).body
 
 
 def test_spare_worker__is_ready(bench: Bench, tmp_path: Path) -> None:
@@ -578,7 +411,6 @@ def test_frozen_redis__is_told_in_time_and_passes(bench: Bench) -> None:
             seconds, answer = live.result()
             assert answer.status == 200
             assert seconds < 1
-        assert healthcheck(api.worker).returncode == 0
         assert api.get("/metrics").status == 200
     finally:
         bench.redis.thaw()
