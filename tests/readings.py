@@ -499,21 +499,12 @@ BAD_TOMBSTONE_KEYS = (None, b"", b"\xff\xfe", b"d\xed\xa0\x80", b"caf\xe9", b"\x
 
 
 def generate(
-    seed: int,
-    count: int,
-    devices: int,
-    *,
-    partitions: int = 8,
-    late_share: float = 0.15,
-    bad_share: float = 0.03,
-    null_metadata_share: float = 0.05,
-    tombstone_share: float = 0.02,
-    base_ms: int | None = None,
+    seed: int, count: int, devices: int, *, partitions: int = 8, bad_share: float = 0.03, base_ms: int | None = None
 ) -> Iterator[Draft]:
     """Draw `count` drafts over `devices` devices, of every shape that there is.
 
     The n-th has the Kafka timestamp `base_ms` + n (default `BASE_MS`, 2026-11-22; a test against a running TTL needs
-    its own). The shares are of all drafts, but `late_share`, which is of the good readings: up to an hour before the
+    its own). 2 % are tombstones, and 5 % of null metadata. Of the good readings 15 % are late, up to an hour before the
     record. One reading in 20 has an event time that its device had already; one device in 17 has a clock that is ahead,
     by up to what is allowed, and that too.
     """
@@ -526,7 +517,7 @@ def generate(
         number = rng.randrange(devices)
         device_id = names[number]
         key: bytes | None = device_id.encode()
-        kind = _kind(rng.random(), bad_share, tombstone_share, null_metadata_share)
+        kind = _kind(rng.random(), bad_share)
         why = ""
         value: bytes | None = None
         if kind == "tombstone":
@@ -534,9 +525,7 @@ def generate(
         elif kind == "bad" and rng.random() < 0.1:
             key, why = rng.choice(BAD_TOMBSTONE_KEYS), "tombstone without a readable key"
         else:
-            event_us = _event_us(
-                rng, timestamp_ms, late_share, last_event_us.get(device_id), has_fast_clock=number % 17 == 5
-            )
+            event_us = _event_us(rng, timestamp_ms, last_event_us.get(device_id), has_fast_clock=number % 17 == 5)
             metadata = None if kind == "null_metadata" else metadata_of(rng)
             fields = fields_of(rng, device_id, time_text(rng, event_us), metadata)
             if kind == "bad":
@@ -551,24 +540,22 @@ def generate(
         yield Draft(partition, timestamp_ms, key, value, kind, why)
 
 
-def _kind(roll: float, bad_share: float, tombstone_share: float, null_metadata_share: float) -> Kind:
+def _kind(roll: float, bad_share: float) -> Kind:
     if roll < bad_share:
         return "bad"
-    if roll < bad_share + tombstone_share:
+    if roll < bad_share + 0.02:
         return "tombstone"
-    if roll < bad_share + tombstone_share + null_metadata_share:
+    if roll < bad_share + 0.02 + 0.05:
         return "null_metadata"
     return "reading"
 
 
-def _event_us(
-    rng: random.Random, timestamp_ms: int, late_share: float, last_us: int | None, *, has_fast_clock: bool
-) -> int:
+def _event_us(rng: random.Random, timestamp_ms: int, last_us: int | None, *, has_fast_clock: bool) -> int:
     now_us = timestamp_ms * 1000
     latest_us = now_us + MAX_CLOCK_SKEW_S * _SECOND_US
     if last_us is not None and rng.random() < 0.05:
         return min(last_us, latest_us)
-    if rng.random() < late_share:
+    if rng.random() < 0.15:
         return now_us - rng.randrange(_HOUR_US)
     if has_fast_clock:
         return latest_us - (0 if rng.random() < 0.1 else rng.randrange(_HOUR_US))

@@ -231,9 +231,10 @@ def serve(
 
 
 class TestHealthcheck:
-    def test_200__is_healthy(self) -> None:
-        with serve(200) as (port, paths):
-            result = probe(port)
+    @pytest.mark.parametrize("bind", ["0.0.0.0", "127.0.0.1", "127.0.0.2", ""])
+    def test_200_at_the_address_that_is_served__is_healthy(self, bind: str) -> None:
+        with serve(200, host=bind if bind == "127.0.0.2" else "127.0.0.1") as (port, paths):
+            result = probe(port, WEB_BIND=bind)
         assert (result.code, result.reason) == (0, "")
         assert paths == ["/health/live"]
 
@@ -250,13 +251,6 @@ class TestHealthcheck:
         assert result.code == 1
         assert re.fullmatch(r"no answer at port \d+: TimeoutError: .+\n", result.reason)
         assert result.took_s < 3
-
-    def test_no_server__is_unhealthy(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        result = probe(port)
-        assert result.code == 1
-        assert "ConnectionRefusedError" in result.reason
 
     def test_no_http__is_unhealthy(self) -> None:
         """Whatever listens there, it is not the worker."""
@@ -275,20 +269,12 @@ class TestHealthcheck:
         assert result.code == 1
         assert "BadStatusLine" in result.reason
 
-    @pytest.mark.parametrize("port", ["", "http", "70000", "-1"])
-    def test_wrong_port__is_unhealthy_without_a_traceback(self, port: str) -> None:
+    @pytest.mark.parametrize("port", ["1", "", "http", "70000", "-1"])
+    def test_no_server_or_wrong_port__is_unhealthy_without_a_traceback(self, port: str) -> None:
         result = probe(port)
         assert result.code == 1
         assert result.reason.count("\n") == 1
-
-    @pytest.mark.parametrize("bind", ["0.0.0.0", "127.0.0.1", ""])
-    def test_web_bind__is_where_it_asks(self, bind: str) -> None:
-        with serve(200) as (port, _):
-            assert probe(port, WEB_BIND=bind).code == 0
-
-    def test_web_bind__of_one_address_only(self) -> None:
-        with serve(200, host="127.0.0.2") as (port, _):
-            assert probe(port, WEB_BIND="127.0.0.2").code == 0
+        assert "ConnectionRefusedError" in result.reason or port != "1"
 
     def test_token__is_sent_be_it_in_the_environment_or_in_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")

@@ -13,7 +13,6 @@ from tests.harness import (
     TopicNames,
     Worker,
     committed_offsets,
-    consume_all,
     end_offsets,
     lag,
     produce,
@@ -31,29 +30,6 @@ class Ready(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(os.environ["WEB_PORT"])), Ready).serve_forever()
 """
-
-
-def test_kafka__gives_back_what_was_produced(topic_names: TopicNames) -> None:
-    topic_names.create(partition_count=3)
-    records = [
-        Record(b"one", key=b"a", partition=2, timestamp_ms=1_600_000_000_000),
-        Record(None, key=b"a", partition=2, timestamp_ms=1_700_000_000_001, headers=[("h", b"x"), ("h", b"y")]),
-        Record(b"three", key=b"b"),
-        Record(b"four"),
-    ]
-
-    places = produce(topic_names.bootstrap, topic_names.source, records)
-    messages = {(m.partition(), m.offset()): m for m in consume_all(topic_names.bootstrap, topic_names.source)}
-
-    assert places[:2] == [(2, 0), (2, 1)]
-    assert sorted(messages) == sorted(places)
-    for place, record in zip(places, records, strict=True):
-        message = messages[place]
-        assert (message.key(), message.value()) == (record.key, record.value)
-        assert message.headers() == (list(record.headers) or None)
-        if record.timestamp_ms is not None:
-            assert message.timestamp()[1] == record.timestamp_ms
-    assert consume_all(topic_names.bootstrap, topic_names.errors) == []
 
 
 def test_offsets__lag_is_what_the_group_has_not_committed(topic_names: TopicNames) -> None:
@@ -90,13 +66,6 @@ def test_redis_server__frozen_is_silent_and_a_restart_keeps_data(tmp_path: Path)
         server.restart(empty=True)
         with database.connect() as client:
             assert client.dbsize() == 0
-
-
-@pytest.mark.parametrize("round_number", [1, 2])
-def test_redis_db__is_empty_in_each_test(redis_db: RedisDatabase, round_number: int) -> None:
-    with redis_db.connect() as client:
-        assert client.dbsize() == 0
-        client.set("left behind", round_number)
 
 
 def test_worker__is_waited_for_and_tells_its_exit_code(tmp_path: Path) -> None:
