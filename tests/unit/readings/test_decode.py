@@ -1,24 +1,22 @@
 """The decoder: its fast half, its exact half and the oracle agree; nothing ever escapes it (sections 1 and 2)."""
 
-import dataclasses
 import json
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
-import faust
 import msgspec
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream_cache.errors import BadRecord
 from stream_cache.kafka.validated_output import ValidatedOutput
 from stream_cache.readings import decode, metadata, times
 from stream_cache.readings.judge import judge
-from stream_cache.readings.metadata import Metadata, read_metadata
+from stream_cache.readings.metadata import Metadata
 from stream_cache.readings.reading import Reading, Record
 from stream_cache.readings.wire import Wire
-from stream_cache.store.hashes import to_device, to_texts
+from stream_cache.store.hashes import to_texts
 from tests import oracle, readings, strategies
 from tests.fakes import Decoded, FakeRecord, decode_all, decoded, json_record, source_record
 
@@ -164,22 +162,6 @@ def test_wire__has_the_judged_fields_of_validated_output_with_their_defaults() -
             assert field.default == options.defaults[name], name
 
 
-@given(strategies.valid_fields())
-def test_validated_output__says_the_same_of_a_good_record(fields: dict[str, Any]) -> None:
-    value = readings.utf8(json.dumps(fields))
-    record = ValidatedOutput.from_data(json.loads(value))  # Faust's own JSON reader rounds numbers beyond 64 bits
-    assert isinstance(record, faust.Record)
-    wire, _ = judge(value)
-    for name in ("request_id", "timestamp", "device_id"):
-        assert getattr(record, name) == getattr(wire, name), name
-    assert (record.index or "") == (wire.index or "")  # null counts as ""
-    if record.metadata is None:
-        assert wire.metadata is None
-    else:
-        kept = {name: json.loads(text) for name, text in kept_texts(read_metadata(value)).items()}
-        assert kept == {name: record.metadata.get(name) for name in oracle.KEPT_OF_METADATA}
-
-
 @given(strategies.valid_values() | strategies.bad_values() | strategies.any_json_bytes() | st.binary(max_size=60))
 def test_fast_decoder__takes_only_what_the_exact_one_takes_and_in_the_same_way(value: bytes) -> None:
     try:
@@ -195,19 +177,6 @@ def test_fast_decoder__takes_only_what_the_exact_one_takes_and_in_the_same_way(v
     assert (fast.metadata is None) == (exact.metadata is None)
     if exact.metadata is not None:
         assert metadata._read_fast(value).metadata == metadata._read_exactly(value.decode())
-
-
-@given(strategies.event_times() | st.text(min_size=8, max_size=40).map("{}+02:00".format))
-@example("2026-11-22T12:15:30.1234567+02:00")
-def test_time_with_offset__is_parsed_as_python_parses_it(text: str) -> None:
-    assume(text[-6:][0] in "+-")
-    try:
-        wanted = times.in_utc(datetime.fromisoformat(text), text)
-    except ValueError:
-        with pytest.raises(ValueError):  # noqa: PT011 - Python's own words
-            times.parse_with_offset(text)
-    else:
-        assert times.in_utc(times.parse_with_offset(text), text) == wanted
 
 
 @pytest.mark.parametrize("name", ["validated_output", "mixed_shapes"])
@@ -227,7 +196,13 @@ def test_usual_shapes__are_taken_by_the_fast_decoder(name: str, monkeypatch: pyt
 @given(
     st.lists(
         st.tuples(
-            st.none() | st.binary(max_size=200) | strategies.any_json_bytes() | strategies.bad_values(),
+            st.one_of(
+                st.none(),
+                st.binary(max_size=200),
+                strategies.any_json_bytes(),
+                strategies.bad_values(),
+                strategies.valid_values(),
+            ),
             st.none() | st.binary(max_size=20),
             st.integers(-(2**63), 2**63 - 1) | st.integers(MS - 10**9, MS + 10**9),
         ),
@@ -235,9 +210,10 @@ def test_usual_shapes__are_taken_by_the_fast_decoder(name: str, monkeypatch: pyt
     ),
     st.floats(0, 315_360_000),
 )
-def test_any_bytes__never_raise_and_every_record_is_accounted_for(
+def test_any_bytes__never_raise_harm_no_neighbour_and_every_record_is_accounted_for(
     records: list[tuple[bytes | None, bytes | None, int]], max_clock_skew_s: float
 ) -> None:
+    """`decode_all` holds the chunk against each record alone."""
     chunk = decode_all(
         [FakeRecord(0, offset, timestamp, key, value) for offset, (value, key, timestamp) in enumerate(records)],
         max_clock_skew_s,
@@ -254,18 +230,16 @@ def test_any_bytes__never_raise_and_every_record_is_accounted_for(
         assert len(bad.reason) < 2000
 
 
+HEAD = b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":'
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":' + b"[" * 500_000,
-        b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":' + b"[" * 900 + b"]" * 900 + b"}",
-        b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":[],"metadata":{"persist":'
-        + b"[" * 700
-        + b"]" * 700
-        + b"}}",
-        b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":[],"metadata":{"persist":'
-        + b"9" * 100_000
-        + b"}}",
+        HEAD + b"[" * 500_000,
+        HEAD + b"[" * 900 + b"]" * 900 + b"}",
+        HEAD + b'[],"metadata":{"persist":' + b"[" * 700 + b"]" * 700 + b"}}",
+        HEAD + b'[],"metadata":{"persist":' + b"9" * 100_000 + b"}}",
         b"9" * 100_000,
         b'"' + b"a" * 1_000_000,
     ],
@@ -275,15 +249,6 @@ def test_extreme_value__never_raises(value: bytes) -> None:
     chunk = decoded([record_of(value)])
     assert len(chunk.bad) + len(chunk.readings) + chunk.without_metadata_count == 1
     assert "internal_error" not in {bad.kind for _, bad in chunk.bad}
-
-
-@pytest.mark.parametrize("number", [b"1e999", b"9" * 5_000])
-@pytest.mark.parametrize("held", [b'["\\ud800", %s]', b'{"\\ud800": %s}', b'[[{"a": "x\\udfff"}], -%s]'])
-def test_number_that_no_float_holds_beside_half_of_a_pair__is_kept_as_it_is(held: bytes, number: bytes) -> None:
-    text = held % number
-    value = b'{"request_id":"r","timestamp":"2026-11-22","device_id":"d","values":[],"metadata":{"persist":%s}}' % text
-    (reading,) = decoded([record_of(value)]).readings
-    assert bytes(reading.metadata.persist) == text
 
 
 def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,33 +265,21 @@ def test_fault_of_the_decoder__is_told_and_stops_nothing(monkeypatch: pytest.Mon
     assert len(chunk.readings) + chunk.without_metadata_count == 1
 
 
-# ------------------------------------------------------------------------------------------------------ neighbours
-
-
-@given(st.lists(st.tuples(st.booleans(), strategies.bad_values(), strategies.valid_values()), max_size=4))
-@settings(max_examples=50, deadline=None)
-def test_bad_neighbour__harms_nobody(records: list[tuple[bool, bytes, bytes]]) -> None:
-    decoded(  # holds the chunk against each alone
-        dataclasses.replace(record_of(bad if is_bad else good), offset=offset)
-        for offset, (is_bad, bad, good) in enumerate(records)
-    )
-
-
 # ------------------------------------------------------------------------------------------------------ clock skew
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 10**7), st.sampled_from([-1, 0, 1, 2])), min_size=1, max_size=8),
-    st.sampled_from([0, 1, 3600, 86_400]),
+    st.sampled_from([0, 0.5, 3600]),
 )
-def test_clock_limit__is_exact_for_each_record_of_a_chunk(records: list[tuple[int, int]], skew_s: int) -> None:
+def test_clock_limit__is_exact_for_each_record_of_a_chunk(records: list[tuple[int, int]], skew_s: float) -> None:
     """To the microsecond, measured from the record's own Kafka timestamp, whatever its neighbours'."""
     chunk_records = [
         json_record(
             "d",
             offset=offset,
             timestamp_ms=MS + later_ms,
-            event_time=oracle.time_text((MS + later_ms + skew_s * 1000) * 1000 + beyond_us),
+            event_time=oracle.time_text((MS + later_ms + int(skew_s * 1000)) * 1000 + beyond_us),
         )
         for offset, (later_ms, beyond_us) in enumerate(records)
     ]
@@ -335,12 +288,6 @@ def test_clock_limit__is_exact_for_each_record_of_a_chunk(records: list[tuple[in
     assert {record.offset for record, _ in chunk.bad} == beyond
     assert {bad.kind for _, bad in chunk.bad} <= {"clock_ahead"}
     assert {reading.record.offset for reading in chunk.readings} == set(range(len(records))) - beyond
-
-
-def test_clock_limit__has_fractions_of_a_second() -> None:
-    at_limit, beyond = (json_record("d", event_time=oracle.time_text(MS * 1000 + us)) for us in (500_000, 500_001))
-    assert not decoded([at_limit], 0.5).bad
-    assert decoded([beyond], 0.5).bad
 
 
 # -------------------------------------------------------------------------------------------------------- wordings
@@ -355,7 +302,8 @@ def test_clock_limit__has_fractions_of_a_second() -> None:
         ({"index": 1.5}, "index: must be a string or null, is a number"),
         ({"metadata": []}, "metadata: must be an object or null, is a list"),
         ({"timestamp": "yesterday"}, "timestamp: 'yesterday' is not an ISO 8601 date-time"),
-        ({"timestamp": "1969-12-31"}, "the year 1969 is not in 1970 to 9998"),
+        ({"timestamp": "1969-12-31"}, "in UTC, the year 1969 is not in 1970 to 9998"),
+        ({"timestamp": "0001-01-01T00:00:00+23:00"}, "in UTC, the year is not in 1970 to 9998"),
         ({"request_id": None}, "request_id: must be a string, is null"),
     ],
 )
@@ -390,6 +338,7 @@ EXACT = [
     '[ "m" ,\t"s"\n]',
     '["\\u00b0C"]',
     '["\\ud800", 1.0]',
+    '{"\\ud800": [1e999, -%s]}' % ("9" * 5_000),
     '{"persist": 1, "persist": 1.0}',
     "{ }",
 ]
@@ -409,22 +358,6 @@ def test_other_json__is_kept_exactly_as_it_came(metadata: str, name: str, text: 
     assert kept_texts(held) == {**dict.fromkeys(oracle.KEPT_OF_METADATA, "null"), name: text}
     texts = dict(zip(oracle.KEPT_OF_METADATA, to_texts(held), strict=False))
     assert texts == {**dict.fromkeys(oracle.KEPT_OF_METADATA), "persist": "true", name: text}
-
-
-@given(strategies.metadata())
-def test_texts__are_read_back_as_they_came(fields: dict[str, Any]) -> None:
-    """What a reader of Redis and of HTTP gets: a string as it is, null as absent, any other JSON by its own text."""
-    metadata = decoded_metadata(readings.utf8(json.dumps(fields, separators=(",", ":"))).decode())
-    *texts, odd = (None if text is None else text.encode() for text in to_texts(metadata))
-    device = to_device("d", [b"2026-11-22T10:15:30.000000Z", *texts, odd])
-    for name, text in kept_texts(metadata).items():
-        value, shown = json.loads(text), device.fields[name]
-        if isinstance(value, str) and not oracle.has_lone_surrogate(value):
-            assert shown == value
-        elif value is None:
-            assert (shown and bytes(cast("msgspec.Raw", shown))) == (b"true" if name == "persist" else None)
-        else:
-            assert bytes(cast("msgspec.Raw", shown)).decode() == text
 
 
 # --------------------------------------------------------------------------------------------------- Kafka timestamps
@@ -485,12 +418,3 @@ def test_kafka_timestamp_within_a_year__leaves_the_blame_to_the_device() -> None
     )[1]
     assert refused.kind == "clock_ahead"
     assert refused.reason.endswith("is the device's clock wrong?")
-
-
-@pytest.mark.parametrize(
-    "text", ["1970-01-01T00:00:00+02:00", "9998-12-31T23:00:00-02:00", "0001-01-01T00:00:00+23:00"]
-)
-def test_year__is_judged_in_utc(text: str) -> None:
-    ((_, refused),) = decoded([json_record("d", event_time=text, timestamp_ms=253_000_000_000_000)]).bad
-    assert refused.kind == "bad_timestamp"
-    assert "1970 to 9998" in refused.reason
