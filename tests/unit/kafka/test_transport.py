@@ -5,7 +5,6 @@ The rule: the committed offset never passes a reading that is not flushed, and r
 
 import asyncio
 import importlib.metadata
-import inspect
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
@@ -13,16 +12,14 @@ from typing import Any, TypeVar
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher
-from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
     KafkaError,
-    TopicAuthorizationFailedError,
 )
 from aiokafka.structs import OffsetAndMetadata
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 from hypothesis import settings
@@ -32,9 +29,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stream_cache.app import StreamCache, create_app
 from stream_cache.errors import UnreadableBatch
 from stream_cache.kafka.batches import STEP_BYTES
-from stream_cache.kafka.chunks import Chunk, ChunkSchema
+from stream_cache.kafka.chunks import Chunk
 from stream_cache.kafka.consumer_thread import ConsumerThread
-from stream_cache.kafka.transport import ChunkConsumer, ChunkProducer, ChunkTransport
+from stream_cache.kafka.transport import ChunkConsumer
 from stream_cache.readings.reading import RawRecord
 from tests.fakes import FakeRecord
 from tests.raw_batches import ZSTD, Sent, batch_of, sealed
@@ -356,7 +353,7 @@ async def test_wait_empty__commits_what_its_drain_acked_though_a_commit_is_on_it
 
     async def drain() -> None:
         messages[1].ack(consumer)
-        broker.answers.set()
+        asyncio.get_running_loop().call_later(0.05, broker.answers.set)  # when the drain has ended
 
     consumer.drain = drain
     await asyncio.wait_for(consumer.wait_empty(), 10)
@@ -364,33 +361,16 @@ async def test_wait_empty__commits_what_its_drain_acked_though_a_commit_is_on_it
     assert broker.committed == {tp: 2}
 
 
-async def test_chunk__reaches_the_stream_as_one_message() -> None:
-    taken: list[ConsumerMessage] = []
-
-    async def take(message: ConsumerMessage) -> None:
-        taken.append(message)
-
-    app = create_app({})
-    consumer = ChunkConsumer(app.transport, take, do_nothing, do_nothing)  # type: ignore[arg-type]
-    chunk = Chunk("what the records say", 2, 9, is_caught_up=True)
-    await consumer.callback(consumer._to_message(PARTITIONS[1], chunk))
-    (message,) = taken
-    assert (message.topic, message.partition, message.offset) == (TOPIC, 1, 8)
-    assert ChunkSchema().loads_value(app, message) is chunk
-    assert ChunkSchema().loads_key(app, message) is None
-
-
 # ------------------------------------------------------------------------------------------------------ cutting chunks
 
 
 class Log:
-    """A partition as the broker has it: batches with their base offsets, where it ends, and how a fetch is refused."""
+    """A partition as the broker has it: batches with their base offsets, and where it ends."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, bytes]] = []
         self.end = 0
         self.stable_end: int | None = None
-        self.error_code = 0
 
     def append(self, batch: bytes, record_count: int, *, markers: int = 0) -> None:
         """Add a batch made for `base_offset=self.end`, and behind it offsets that hold no record."""
@@ -403,7 +383,7 @@ class Log:
     def answer(self, partition: int, offset: int) -> tuple[Any, ...]:
         data = b"".join(batch for base, batch in self.batches if base >= offset)
         stable = self.end if self.stable_end is None else self.stable_end
-        return partition, self.error_code, self.end, stable, [], b"" if self.error_code else data
+        return partition, 0, self.end, stable, [], data
 
 
 def offsets_of(records: Sequence[RawRecord], _partition: int) -> list[int]:
@@ -481,13 +461,6 @@ async def test_fetch__gives_one_chunk_per_partition(kafka: OfflineKafka) -> None
     assert [chunks[tp].content for tp in PARTITIONS] == [[4], [0]]
 
 
-async def test_fetch__of_nothing_new_gives_no_chunk(kafka: OfflineKafka) -> None:
-    kafka.logs[FIRST].send(SHORT)
-    kafka.assign(FIRST, SECOND)
-    await kafka.fetch_until(1)
-    assert await kafka.fetch(timeout_s=0.1) == {}
-
-
 async def test_fetch__past_markers_only_gives_an_empty_chunk_so_that_the_lag_becomes_zero(kafka: OfflineKafka) -> None:
     kafka.logs[FIRST].send(SHORT)
     kafka.assign(FIRST)
@@ -553,20 +526,6 @@ async def test_corrupt_batch__is_raised_when_all_before_it_has_been_handed_over(
         await kafka.fetch()
 
 
-async def test_permission__that_is_taken_away_is_waited_for(
-    kafka: OfflineKafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stream_cache.kafka.consumer_thread._ASK_AGAIN_S", 0.01)
-    for log in kafka.logs.values():
-        log.error_code = TopicAuthorizationFailedError.errno
-    kafka.assign(*PARTITIONS)
-    assert await kafka.fetch() == await kafka.fetch() == {}
-    for log in kafka.logs.values():
-        log.error_code = 0
-        log.send(SHORT)
-    await kafka.fetch_until(2)
-
-
 async def test_group__that_is_refused_while_a_fetch_waits_does_not_end_the_worker(kafka: OfflineKafka) -> None:
     kafka.assign(FIRST)
     fetching = asyncio.create_task(kafka.fetch())
@@ -585,121 +544,36 @@ def test_library__is_of_the_release_that_was_read(distribution: str, version: st
     assert importlib.metadata.version(distribution).startswith(version)
 
 
-@pytest.mark.parametrize(
-    ("owner", "names"),
-    [
-        (
-            driver.Consumer,
-            """_add_gap _commit_offsets _filter_tps_with_pending_acks _new_consumer_thread _new_offset _should_commit
-            _to_message ack commit_and_end_transactions getmany maybe_wait_for_commit_to_finish on_partitions_assigned
-            on_partitions_revoked wait_empty""",
-        ),
-        (
-            driver.AIOKafkaConsumerThread,
-            """_commit _create_worker_consumer _ensure_consumer _fetch_records on_partitions_assigned on_thread_stop
-            seek_to_committed""",
-        ),
-        (driver.Producer, "flush on_stop"),
-        (driver.Transport, "Consumer Producer create_consumer create_producer"),
-        (TopicPartitionState, "has_valid_position position"),
-        (Assignment, "state_value tps"),
-    ],
-)
-def test_method__is_still_there(owner: type, names: str) -> None:
-    assert [name for name in names.split() if not hasattr(owner, name)] == []
-
-
-async def test_worker_consumer__starts_with_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`read_committed`, and the poll timeout, whatever Faust would have set: seen where they are put to use."""
-    app = create_app({"KAFKA_CONSUMER_POLL_TIMEOUT_S": "2.5"})
-    app.finalize()
-    consumer = app.consumer
-    assert isinstance(consumer, ChunkConsumer)
-    assert isinstance(consumer.transport, ChunkTransport)
-    assert isinstance(app.producer, ChunkProducer)
-    client = ConsumerThread(consumer)._create_worker_consumer(consumer.transport)
-    monkeypatch.setattr(client._client, "bootstrap", do_nothing)
-    await client.start()
-    try:
-        assert client._fetcher._isolation_level == READ_COMMITTED
-        assert client._fetcher._fetch_max_wait_ms == 2500
-        assert client._coordinator.group_id == "cache_service_group"
-        assert client._enable_auto_commit is False
-        assert client._auto_offset_reset == "earliest"
-        assert client._max_poll_records == 10_000
-        assert client._fetcher._max_partition_fetch_bytes == 4 * 2**20
-    finally:
-        await client.stop()
-
-
-async def test_getmany__fetches_for_as_long_as_our_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    consumer, _ = offline_consumer(create_app({"KAFKA_CONSUMER_POLL_TIMEOUT_S": "0.25"}))
-    asked: list[float] = []
-
-    async def note(timeout: float) -> tuple[None, None]:  # noqa: ASYNC109 - Faust's signature
-        asked.append(timeout)
-        return None, None
-
-    monkeypatch.setattr(consumer, "_wait_next_records", note)
-    assert [item async for item in consumer.getmany(timeout=1.0)] == []
-    assert asked == [0.25]
-
-
-def test_consumer_message__still_takes_its_arguments_in_this_order() -> None:
-    assert list(inspect.signature(ConsumerMessage.__init__).parameters)[1:12] == [
-        *("topic", "partition", "offset", "timestamp", "timestamp_type", "headers", "key", "value", "checksum"),
-        *("serialized_key_size", "serialized_value_size"),
-    ]
-
-
-def test_membership__can_be_asked_before_the_consumer_has_started() -> None:
-    """A broker that is slow to answer must not crash the watchdog, and the worker with it."""
-    app = create_app({})
-    app.membership.check()
-    assert app.membership.state == "joining the group"
-    assert app.membership.assigned_partitions() == frozenset()
-    assert app.membership.committed_offsets() == {}
-    assert not app.membership.has_died
-
-
 # ------------------------------------------------------------------------------------------------- offsets, membership
 
 
-async def test_seek__goes_to_what_is_committed_or_to_the_beginning_wherever_a_fetch_has_been() -> None:
-    """What a fetch brought that the rebalance overtook is dropped: it has to be read again."""
-    broker = Broker()
-    broker.committed = {PARTITIONS[0]: 0}
-    consumer, client = offline_consumer(create_app({}), broker)
-    client.assign({*PARTITIONS}, overtaken_by=5)
-    await consumer.perform_seek()
-    assert client.position == {PARTITIONS[0]: 0, PARTITIONS[1]: LOG_BEGIN[PARTITIONS[1]]}
+async def consumer_of_one_acked_chunk(broker: Broker, environ: Mapping[str, str] | None = None) -> ChunkConsumer:
+    """Give a consumer that has taken the first record of a partition, and has nothing left but to commit it."""
+    consumer, client = offline_consumer(create_app(environ or {}), broker)
+    consumer.drain = do_nothing
+    client.assign({FIRST})
+    message = consumer._to_message(FIRST, Chunk(None, 1, 1, is_caught_up=True))
+    await consumer.callback(message)
+    consumer.ack(message)
+    return consumer
 
 
 async def test_commit__that_is_refused_for_a_permission_is_repeated_until_it_succeeds() -> None:
-    broker, tp = Broker(), PARTITIONS[0]
-    consumer, client = offline_consumer(create_app({}), broker)
-    client.assign({tp})
-    message = consumer._to_message(tp, Chunk(None, 1, 1, is_caught_up=True))
-    await consumer.callback(message)
-    consumer.ack(message)
+    broker = Broker()
+    consumer = await consumer_of_one_acked_chunk(broker)
     broker.refusal = GroupAuthorizationFailedError("g")
     assert not await consumer.commit()
     broker.refusal = None
     assert await consumer.commit()
-    assert broker.committed == {tp: 1}
+    assert broker.committed == {FIRST: 1}
 
 
 async def test_commit__is_made_once() -> None:
     """At a revoke Faust has forgotten what is committed. A deleted topic takes no commit: aiokafka tries for ever."""
-    broker, tp = Broker(), PARTITIONS[0]
-    consumer, client = offline_consumer(create_app({}), broker)
-    consumer.drain = do_nothing
-    client.assign({tp})
-    message = consumer._to_message(tp, Chunk(None, 1, 1, is_caught_up=True))
-    await consumer.callback(message)
-    consumer.ack(message)
+    broker = Broker()
+    consumer = await consumer_of_one_acked_chunk(broker)
     assert await consumer.commit()
-    await consumer.on_partitions_revoked({tp})
+    await consumer.on_partitions_revoked({FIRST})
     assert broker.commit_count == 1
 
 
@@ -707,15 +581,19 @@ async def test_commit__that_the_broker_does_not_take_does_not_hold_up_a_rebalanc
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("stream_cache.kafka.consumer_thread._COMMIT_WITHIN_S", 0.01)
-    broker, tp = Broker(), PARTITIONS[0]
-    consumer, client = offline_consumer(create_app({}), broker)
-    consumer.drain = do_nothing
-    client.assign({tp})
-    message = consumer._to_message(tp, Chunk(None, 1, 1, is_caught_up=True))
-    await consumer.callback(message)
-    consumer.ack(message)
+    broker = Broker()
+    consumer = await consumer_of_one_acked_chunk(broker)
     broker.answers.clear()
-    await asyncio.wait_for(consumer.on_partitions_revoked({tp}), 10)
+    await asyncio.wait_for(consumer.on_partitions_revoked({FIRST}), 10)
+
+
+async def test_last_commit__waits_no_longer_than_there_is_time() -> None:
+    broker = Broker()
+    consumer = await consumer_of_one_acked_chunk(broker, {"SHUTDOWN_TIMEOUT_S": "8"})
+    broker.answers.clear()
+    consumer.app._stopped.set()  # type: ignore[attr-defined]
+    await asyncio.wait_for(consumer.wait_empty(), 5)
+    assert broker.committed == {}
 
 
 async def test_commit__of_partitions_that_are_gone_by_then_is_no_fault() -> None:
@@ -736,18 +614,3 @@ async def test_wait_empty__of_a_consumer_that_stops_does_not_drain_again() -> No
     consumer.drain = wait_for_ever
     consumer._stopped.set()
     await asyncio.wait_for(consumer.wait_empty(), 10)
-
-
-async def test_last_commit__waits_no_longer_than_there_is_time() -> None:
-    broker, tp = Broker(), PARTITIONS[0]
-    app = create_app({"SHUTDOWN_TIMEOUT_S": "8"})
-    consumer, client = offline_consumer(app, broker)
-    consumer.drain = do_nothing
-    client.assign({tp})
-    message = consumer._to_message(tp, Chunk(None, 1, 1, is_caught_up=True))
-    await consumer.callback(message)
-    consumer.ack(message)
-    broker.answers.clear()
-    app._stopped.set()
-    await asyncio.wait_for(consumer.wait_empty(), 5)
-    assert broker.committed == {}
