@@ -16,7 +16,7 @@ from stream_cache.pipeline import flush
 from stream_cache.pipeline.flush import Flusher
 from stream_cache.pipeline.sink import PutResult
 from stream_cache.readings.reading import Latest, Reading, Record
-from tests.fakes import reading, tombstone
+from tests.fakes import reading
 from tests.waiting import wait_until_async
 
 LONG_S = 60.0
@@ -186,43 +186,27 @@ async def test_chunk_without_readings__is_acked_without_a_put() -> None:
     assert bench.sink.puts == []
 
 
-@pytest.mark.usefixtures("stopped_clock")
-async def test_tombstones__are_put_too() -> None:
-    async with running() as bench:
-        bench.window.latest.merge([tombstone("gone")])
-        bench.take(1, has_reading=False)
-        await bench.until(lambda: bench.acked == [1], "the ack")
-    assert [t.device_id for t in bench.sink.puts[0]] == ["gone"]
-
-
 # ----------------------------------------------------------------------------------------------------- without loss
 
 
 @pytest.mark.usefixtures("stopped_clock", "quick_retries")
-async def test_unavailable_sink__is_tried_again_with_the_same_until_it_takes_them() -> None:
-    async with running() as bench:
-        bench.sink.failures_left = 5
-        bench.take(1)
-        bench.take(2, is_caught_up=False)
-        await bench.until(lambda: bench.sink.failures_left == 0, "the failures")
-        await bench.until(lambda: bench.acked == [1, 2], "the acks")
-    assert [[r.device_id for r in readings] for readings in bench.sink.puts] == [["d1", "d2"]] * 6
-    assert (bench.flushes_count("failed"), bench.flushes_count("ok")) == (5, 1)
-
-
-@pytest.mark.usefixtures("stopped_clock", "quick_retries")
-async def test_unavailable_sink__acks_nothing() -> None:
+async def test_unavailable_sink__is_tried_again_with_the_same_and_nothing_is_acked_until_it_takes_them() -> None:
     async with running() as bench:
         bench.sink.failures_left = 10**9
         bench.take(1)
+        bench.take(2, is_caught_up=False)
         await bench.until(lambda: len(bench.sink.puts) > 5, "some tries")
-        bench.take(2)
+        bench.take(3)
         await let_others_run()
         assert bench.acked == []
-        assert bench.flusher.unacked_count == 2
+        assert bench.flusher.unacked_count == 3
         assert bench.flusher.is_putting
         bench.sink.failures_left = 0
-        await bench.until(lambda: bench.acked == [1, 2], "the acks")
+        await bench.until(lambda: bench.acked == [1, 2, 3], "the acks")
+    *tries, last = [[r.device_id for r in readings] for readings in bench.sink.puts]
+    assert tries == [["d1", "d2"]] * len(tries)
+    assert last == ["d3"]
+    assert (bench.flushes_count("failed"), bench.flushes_count("ok")) == (len(tries) - 1, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- telling
@@ -268,19 +252,6 @@ async def test_refused_reading__is_told_before_its_chunk_is_acked() -> None:
         assert bench.acked == []
         bench.telling[0].set_result(None)
         await bench.until(lambda: bench.acked == [1], "the ack")
-
-
-@pytest.mark.usefixtures("stopped_clock")
-async def test_cancelled_telling__never_acks() -> None:
-    async with running() as bench:
-        told = asyncio.get_running_loop().create_future()
-        bench.take(1, told=told)
-        bench.take(2)
-        await bench.until(lambda: bench.acked == [2], "the other ack")
-        told.cancel()
-        await let_others_run()
-        assert bench.acked == [2]
-        assert bench.flusher.unacked_count == 1
 
 
 @pytest.mark.usefixtures("stopped_clock")
@@ -361,20 +332,6 @@ async def test_wait_for_room__waits_for_bad_records_that_are_not_told() -> None:
 
 
 @pytest.mark.usefixtures("stopped_clock")
-async def test_drain__flushes_before_the_windows_end_and_says_so() -> None:
-    async with running() as bench:
-        bench.take(1, is_caught_up=False)
-        assert await bench.flusher.drain(10)
-        assert bench.acked == [1]
-
-
-async def test_drain__of_nothing_is_done_at_once() -> None:
-    async with running() as bench:
-        assert await bench.flusher.drain(10)
-    assert bench.sink.puts == []
-
-
-@pytest.mark.usefixtures("stopped_clock")
 async def test_drain__waits_for_a_flush_that_runs_and_for_what_came_meanwhile() -> None:
     async with running() as bench:
         bench.sink.is_open.clear()
@@ -424,8 +381,10 @@ async def test_drain__gives_up_after_its_time_and_acks_nothing(
 
 
 @pytest.mark.usefixtures("stopped_clock")
-async def test_flusher__works_on_after_a_drain() -> None:
+async def test_drain__flushes_before_the_windows_end_and_the_flusher_works_on() -> None:
     async with running() as bench:
+        assert await bench.flusher.drain(10), "of nothing: done at once"
+        assert bench.sink.puts == []
         for number in range(3):
             bench.take(number, is_caught_up=False)
             assert await bench.flusher.drain(10)

@@ -1,12 +1,10 @@
 """The window: latest reading per device, whatever the order and the chunks, in a Faust table without a changelog."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import faust
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_cache.app import create_app
@@ -83,14 +81,16 @@ _EVENTS = st.lists(
 )
 
 
-@given(_EVENTS, st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_order_and_chunks__keep_the_latest_of_each_device(events: list[Event], data: st.DataObject) -> None:
-    """With duplicates, and with windows that end in between."""
+@given(_EVENTS, st.sampled_from([0.01, 0.5, 0.999, 60.0]), st.data())
+@settings(deadline=None)
+def test_any_order_and_chunks__keep_the_latest_of_each_device(
+    events: list[Event], size_s: float, data: st.DataObject
+) -> None:
+    """With duplicates, with a device in two partitions, and with windows of any size that end in between."""
     items = [to_reading(event) for event in events]
     arriving = data.draw(st.permutations(items + data.draw(st.lists(st.sampled_from(items), max_size=5))))
-    now_s = 0.0
-    window = Window(latest_by_partition(memory_app(), 0.5, clock=lambda: now_s))
+    now_s = 1_795_342_535.25
+    window = Window(latest_by_partition(memory_app(), size_s, clock=lambda: now_s))
     while arriving:
         count = data.draw(st.integers(1, len(arriving)))
         now_s += data.draw(st.sampled_from([0.0, 0.1, 0.5, 7.0]))
@@ -101,39 +101,17 @@ def test_any_order_and_chunks__keep_the_latest_of_each_device(events: list[Event
     assert as_told(window.take()) == wanted
 
 
-def test_take__empties(window: Window) -> None:
-    window.add(0, latest(reading("a"), tombstone("b")))
+def test_take__empties_and_what_was_taken_is_not_touched_by_what_comes_later(window: Window) -> None:
+    window.add(0, latest(reading("a", offset=1), tombstone("b")))
     window.add(1, latest(reading("c", partition=1)))
     assert window.device_count() == 3
     taken = window.take()
     assert set(taken.by_device) == {"a", "b", "c"}
     assert window.device_count() == 0
     assert window.take() == Latest()
-
-
-def test_taken__is_not_touched_by_what_comes_later(window: Window) -> None:
-    window.add(0, latest(reading("a", offset=1)))
-    taken = window.take()
     window.add(0, latest(reading("a", offset=2)))
     assert taken.by_device["a"].raw.offset == 1
     assert window.take().by_device["a"].raw.offset == 2
-
-
-def test_same_device_in_two_partitions__is_one(window: Window) -> None:
-    """A record may come with another key than its device's."""
-    window.add(0, latest(reading("a", offset=1, partition=0)))
-    window.add(1, latest(reading("a", offset=1, partition=1)))
-    assert [r.partition for r in window.take().by_device.values()] == [1]
-
-
-@pytest.mark.parametrize("size_s", [0.01, 0.1, 0.5, 0.999, 1.0, 1.5, 60.0])
-def test_size__of_any_length_works(size_s: float) -> None:
-    now_s = 1_795_342_535.25
-    window = Window(latest_by_partition(memory_app(), size_s, clock=lambda: now_s))
-    for number in range(5):
-        window.add(0, latest(reading(f"d{number}", offset=number)))
-        now_s += size_s * 0.7
-    assert len(window.take().by_device) == 5
 
 
 async def test_unflushed_windows__outlive_any_outage() -> None:
@@ -166,38 +144,10 @@ def test_flushed_windows__leave_nothing_behind() -> None:
 # ------------------------------------------------------------------------------------------- in Faust
 
 
-@pytest.fixture
-async def agent_app() -> tuple[faust.App, Window]:
+async def test_table__sends_no_changelog() -> None:
     app = memory_app()
-    return app, Window(latest_by_partition(app, 0.5))
-
-
-async def test_in_an_agent__it_is_filled_inside_and_taken_outside(agent_app: tuple[faust.App, Window]) -> None:
-    """The agent adds, in its event's context; the flush task takes, without any."""
-    app, window = agent_app
-
-    async def keep(stream: Any) -> AsyncIterator[int]:
-        async for number in stream:
-            window.add(0, latest(reading(f"d{number}", offset=number)))
-            yield number
-
-    agent = app.agent(app.topic("numbers"))(keep)
-    async with agent.test_context() as test_agent:
-        for number in range(3):
-            await test_agent.put(number)
-        taken = await asyncio.create_task(taken_elsewhere(window))
-    assert set(taken.by_device) == {"d0", "d1", "d2"}
-    assert window.device_count() == 0
-
-
-async def taken_elsewhere(window: Window) -> Latest:
-    return window.take()
-
-
-async def test_table__has_no_changelog_topic_and_sends_nothing(agent_app: tuple[faust.App, Window]) -> None:
-    app, window = agent_app
+    window = Window(latest_by_partition(app, 0.5))
     table: Any = app.tables["latest"]
-    assert app.tables.changelog_topics == set()
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a changelog record")
