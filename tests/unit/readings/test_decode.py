@@ -319,7 +319,7 @@ def test_reason__names_a_missing_field(name: str) -> None:
     fields = {key: value for key, value in FIELDS_OF_GOOD_SAMPLES[0].items() if key != name}
     ((_, bad),) = decoded([record_of(json.dumps(fields).encode())]).bad
     assert bad.reason == f"{name}: required, but missing"
-    assert bad.kind == "missing_field"
+    assert (bad.kind, bad.request_id) == ("missing_field", fields.get("request_id"))
 
 
 # ------------------------------------------------------------------------------------------------- exactly as it came
