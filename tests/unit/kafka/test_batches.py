@@ -5,7 +5,6 @@ import itertools
 import tracemalloc
 from collections.abc import Iterator, Sequence
 
-import cramjam
 import pytest
 from aiokafka.structs import TopicPartition
 from hypothesis import given
@@ -48,16 +47,6 @@ READINGS = [Sent(1_700_000_000_000 + n, b"device-%d" % n, b'{"n": %d}' % n, [("h
 @pytest.mark.parametrize("codec", COMPRESS)
 def test_batch__of_every_codec_is_read(codec: int) -> None:
     assert read(batch_of(READINGS, codec, 7) + batch_of(READINGS, codec, 107)) == as_read([*READINGS, *READINGS], 7)
-
-
-def test_snappy__without_framing_is_read_as_librdkafka_writes_it() -> None:
-    body = batch_of(READINGS)[61:]
-    assert read(batch_of(READINGS, SNAPPY, compressed=bytes(cramjam.snappy.compress_raw(body)))) == as_read(READINGS)
-
-
-def test_header__whose_name_is_not_utf8_does_not_matter() -> None:
-    sent = [*READINGS[:50], READINGS[50]._replace(headers=[("odd", b"x")]), *READINGS[51:]]
-    assert read(with_header_name(batch_of(sent), b"odd", b"\xff\xfe\x00")) == as_read(sent)
 
 
 def test_batch__that_is_read_from_its_middle_on_gives_what_follows() -> None:
