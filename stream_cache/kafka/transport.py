@@ -3,8 +3,8 @@
 Faust pays its price per event (100-200 µs); here an event is a whole chunk: the records that one fetch brought of one
 partition. The agent gets it as it is, and acks it once, after the flush.
 
-Read against faust-streaming 0.15.3 and aiokafka 0.14; `tests/unit/test_batching.py` holds what is relied upon. Where
-it leaves Faust's path:
+Read against faust-streaming 0.15.3 and aiokafka 0.14; `tests/unit/kafka/test_transport.py` holds what is relied upon.
+Where it leaves Faust's path:
 
 * `Consumer` keeps acks and gaps offset by offset, in lists and interval trees, and `_add_gap` marks one offset too
   many (faust-streaming/faust#282; #378 and #606 are its kin), after which one message per commit interval is
