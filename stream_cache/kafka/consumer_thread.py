@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NOTHING = Step((), 0)
 _ASK_AGAIN_S, _COMMIT_WITHIN_S = 1.0, 5.0
+_ASK_TO_END_TIMES, _ASK_TO_END_EVERY_S = 10, 0.05
 
 
 class ConsumerThread(PatientConsumerThread):
@@ -112,6 +113,20 @@ class ConsumerThread(PatientConsumerThread):
         """Leave the group; not for longer than there is time for it, when the broker doesn't answer."""
         if not await ends_within(self.consumer.leave_within_s, super().on_thread_stop()):
             self.log.warning("Kafka does not answer: the worker ends without having left its group")
+
+    async def _gather_remaining_tasks(self) -> None:
+        """End what is left in the thread's loop.
+
+        In place of mode's own, which asks once and waits for ever: a cancelled `close` of aiokafka's coordinator may go
+        on, and wait for Kafka to answer that the member has left.
+        """
+        for _ in range(_ASK_TO_END_TIMES):
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            if not tasks:
+                return
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_ASK_TO_END_EVERY_S)
 
     @property
     def _coordinator(self) -> Any:

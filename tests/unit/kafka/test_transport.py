@@ -7,6 +7,7 @@ import asyncio
 import importlib.metadata
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -614,3 +615,21 @@ async def test_wait_empty__of_a_consumer_that_stops_does_not_drain_again() -> No
     consumer.drain = wait_for_ever
     consumer._stopped.set()
     await asyncio.wait_for(consumer.wait_empty(), 10)
+
+
+async def test_stop__of_the_thread_does_not_wait_for_who_swallows_a_cancellation() -> None:
+    """As aiokafka's coordinator does, which then asks a broker that is silent to let it go."""
+    consumer, _ = offline_consumer(create_app({}))
+
+    async def go_on() -> None:
+        with suppress(asyncio.CancelledError):
+            await wait_for_ever()
+        await wait_for_ever()
+
+    task = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await consumer._thread._gather_remaining_tasks()
+    is_ended = task.done()
+    task.cancel()
+    assert is_ended
