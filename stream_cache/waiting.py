@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 _OFTEN_S, _OFTEN_FOR_S, _SELDOM_S = 10.0, 60.0, 60.0
+_CANCEL_AGAIN_S = 0.05
 
 
 class WaitingLog:
@@ -61,3 +62,16 @@ async def ends_within(limit_s: float | None, work: Coroutine[Any, Any, None]) ->
     with suppress(asyncio.CancelledError):
         task.result()
     return True
+
+
+async def end_other_tasks(limit_s: float) -> None:
+    """Cancel whatever else runs in this loop, for so long at most.
+
+    Again and again: libraries swallow a cancellation. A cancelled `close` of aiokafka's coordinator goes on, and waits
+    for Kafka to answer that the member has left.
+    """
+    deadline_s = time.monotonic() + limit_s
+    while (tasks := asyncio.all_tasks() - {asyncio.current_task()}) and time.monotonic() < deadline_s:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)

@@ -31,7 +31,7 @@ from stream_cache.kafka.batches import Step
 from stream_cache.kafka.broker_wait import PatientConsumerThread
 from stream_cache.kafka.chunks import Chunk
 from stream_cache.kafka.fetching import FetchingClient, forget_errors, take, wait_for_records
-from stream_cache.waiting import WaitingLog, ends_within
+from stream_cache.waiting import WaitingLog, end_other_tasks, ends_within
 
 if TYPE_CHECKING:
     import aiokafka
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NOTHING = Step((), 0)
 _ASK_AGAIN_S, _COMMIT_WITHIN_S = 1.0, 5.0
-_ASK_TO_END_TIMES, _ASK_TO_END_EVERY_S = 10, 0.05
+_LAST_TASKS_WITHIN_S = 0.5
 
 
 class ConsumerThread(PatientConsumerThread):
@@ -115,18 +115,8 @@ class ConsumerThread(PatientConsumerThread):
             self.log.warning("Kafka does not answer: the worker ends without having left its group")
 
     async def _gather_remaining_tasks(self) -> None:
-        """End what is left in the thread's loop.
-
-        In place of mode's own, which asks once and waits for ever: a cancelled `close` of aiokafka's coordinator may go
-        on, and wait for Kafka to answer that the member has left.
-        """
-        for _ in range(_ASK_TO_END_TIMES):
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            if not tasks:
-                return
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=_ASK_TO_END_EVERY_S)
+        """Take the place of mode's own, which cancels once and waits for ever."""
+        await end_other_tasks(_LAST_TASKS_WITHIN_S)
 
     @property
     def _coordinator(self) -> Any:

@@ -19,6 +19,7 @@ from faust.cli.worker import worker as faust_command
 
 from stream_cache import logs
 from stream_cache.errors import StreamCacheError
+from stream_cache.waiting import end_other_tasks
 
 if TYPE_CHECKING:
     from stream_cache.app import StreamCache
@@ -96,11 +97,8 @@ class Worker(faust.Worker):
 
     def _shutdown_loop(self) -> None:
         """End what is left in the loop; mode sleeps for a second here."""
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_TASKS_WITHIN_S))
+        if asyncio.all_tasks(self.loop):
+            self.loop.run_until_complete(end_other_tasks(_LAST_TASKS_WITHIN_S))
         with suppress(RuntimeError):  # a callback that came too late
             self.loop.close()
         if self.crash_reason:
